@@ -1,4 +1,4 @@
-"""Streams sftdata shards into torch: a dataset, a sampler, a collator, attention for packed rows, a loss and a loop.
+"""Streams sftdata shards into torch: dataset, sampler, collator, attention for packed rows, loss and loop.
 
 Imports torch and `sftdata.shards` (pyarrow and numpy), and nothing else of the core.
 """
