@@ -1,0 +1,198 @@
+"""Attention that stays inside its document, for any transformers model, with no dependency but torch.
+
+What lives here: two functions of transformers' attention interface and their registration. What must not: any
+model's name. Under a name without an entry among transformers' mask functions no mask is built at all, so these
+functions read `cu_seq_lens_q` and its kin from the batch, and raise where they are missing: silence would mean
+attention across documents.
+
+    packed_varlen   torch.nn.attention.varlen on CUDA in half precision, exact blocks through SDPA elsewhere
+    packed_blocks   exact blocks through SDPA everywhere: the slow reference, and the way round a broken kernel
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from sftdata.errors import ConfigError, describe
+
+__all__ = ["ATTENTION", "block_attention", "register_attention", "varlen_attention"]
+
+_UNSUPPORTED = ("softcap", "s_aux", "position_bias")
+"""What some models ask of their attention and neither path computes."""
+
+
+def register_attention() -> str:
+    """Make the names of `ATTENTION` known to transformers; returns "packed_varlen". May be called again.
+
+    >>> AutoModelForCausalLM.from_pretrained(name, attn_implementation=register_attention())  # doctest: +SKIP
+    """
+    from transformers import AttentionInterface
+
+    for name, function in ATTENTION.items():
+        AttentionInterface.register(name, function)
+    return "packed_varlen"
+
+
+def varlen_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **asked: Any,
+) -> tuple[torch.Tensor, None]:
+    """q `[1, heads, T, dim]` and k, v `[1, kv_heads, T, dim]` to `[1, T, heads, dim]`, causal within a document.
+
+    Reads `cu_seq_lens_q` int32 `[N + 1]` and `max_length_q` from the batch; `sliding_window` and `dropout` from the
+    model. Raises ConfigError where a length is missing, a cache or a mask is in use, or the model asks for more.
+    """
+    if not (query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)):
+        return block_attention(module, query, key, value, attention_mask, scaling, **asked)
+    bounds = _bounds(query, key, attention_mask, asked)
+    longest = asked.get("max_length_q")
+    if longest is None:
+        raise _refusal("max_length_q is missing", "Pass the whole batch of PackedCollator to the model.")
+    if module.training and asked.get("dropout"):
+        raise _refusal("the varlen kernel has no dropout", 'Set attention_dropout to 0, or use "packed_blocks".')
+    window = asked.get("sliding_window")
+    if _KERNEL is None:
+        raise _refusal(
+            f"torch {torch.__version__} has no varlen attention with window_size and scale",
+            'Use torch 2.11 on, or "packed_blocks".',
+        )
+    out = _KERNEL(
+        query[0].transpose(0, 1),
+        key[0].transpose(0, 1),
+        value[0].transpose(0, 1),
+        bounds,
+        longest,
+        scaling,
+        -1 if window is None else window - 1,
+    )
+    return out[None], None
+
+
+def block_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **asked: Any,
+) -> tuple[torch.Tensor, None]:
+    """The same through one SDPA call a document: exact on every device and in every dtype. Needs no `max_length_q`.
+
+    Costs a device-to-host copy of `cu_seq_lens_q` a layer where that lies on a device.
+    """
+    cuts: list[int] = _bounds(query, key, attention_mask, asked).tolist()
+    tokens = query.shape[2]
+    if cuts[0] != 0 or cuts[-1] != tokens:
+        raise _refusal(
+            f"cu_seq_lens_q runs from {cuts[0]} to {cuts[-1]} over {tokens} tokens",
+            "It must begin with 0 and end with the number of tokens.",
+        )
+    dropout = float(asked.get("dropout") or 0.0) if module.training else 0.0
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    parts = []
+    for start, stop in itertools.pairwise(cuts):
+        if stop > start:
+            mask = _window(stop - start, asked.get("sliding_window"), query.device)
+            q, k, v = (part[:, :, start:stop] for part in (query, key, value))
+            part = scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling
+            )
+            parts.append(part)
+    return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
+
+
+ATTENTION: dict[str, Callable[..., tuple[torch.Tensor, None]]] = {
+    "packed_varlen": varlen_attention,
+    "packed_blocks": block_attention,
+}
+
+
+def _bounds(
+    query: torch.Tensor, key: torch.Tensor, attention_mask: torch.Tensor | None, asked: dict[str, Any]
+) -> torch.Tensor:
+    """`cu_seq_lens_q`, once everything that would make it meaningless is ruled out."""
+    bounds = asked.get("cu_seq_lens_q")
+    if not isinstance(bounds, torch.Tensor):
+        raise _refusal(
+            "cu_seq_lens_q is missing",
+            'Pass the whole batch of PackedCollator to the model; to generate, switch to "sdpa" first.',
+        )
+    if query.shape[0] != 1:
+        raise _refusal(f"a batch of {query.shape[0]} rows", "Flatten the rows into one, as PackedCollator does.")
+    if key.shape[2] != query.shape[2]:
+        raise _refusal("a cache holds earlier keys", "Call the model with use_cache=False.")
+    if attention_mask is not None:
+        raise _refusal("an attention_mask was given", "Leave it out: the documents' bounds say everything.")
+    for name in _UNSUPPORTED:
+        if asked.get(name) is not None:
+            raise _refusal(f"this model's attention needs {name}", 'Use "eager", or "flex_attention".')
+    return bounds
+
+
+def _window(length: int, window: int | None, device: torch.device) -> torch.Tensor | None:
+    """The bool mask of a sliding window over one document, None where causality alone says it."""
+    if window is None or window >= length:
+        return None
+    at = torch.arange(length, device=device)
+    distance = at[:, None] - at[None]
+    return (distance >= 0) & (distance < window)
+
+
+def _refusal(what: str, fix: str) -> ConfigError:
+    return ConfigError(describe(what, where="packed attention", fix=fix))
+
+
+def adapt_varlen(varlen_attn: Callable[..., Any]) -> Callable[..., torch.Tensor] | None:
+    """One face for a signature that moved: `(q, k, v, bounds, longest, scale, left) -> out`, all `[T, heads, dim]`.
+
+    From torch 2.11 on causality is `window_size=(-1, 0)`; `enable_gqa` came in 2.12, and before it the kernel took
+    fewer key heads without being told (pytorch/torchtitan#2259). None for torch 2.10, which had neither a window
+    nor a scale.
+    """
+    known = inspect.signature(varlen_attn).parameters
+    if "window_size" not in known or "scale" not in known:
+        return None
+    takes_gqa = "enable_gqa" in known
+
+    def attend(
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        bounds: torch.Tensor,
+        longest: int,
+        scale: float | None,
+        left: int,
+    ) -> torch.Tensor:
+        extra = {"enable_gqa": query.shape[1] != key.shape[1]} if takes_gqa else {}
+        out: torch.Tensor = varlen_attn(
+            query, key, value, bounds, bounds, longest, longest, scale=scale, window_size=(left, 0), **extra
+        )
+        return out
+
+    return attend
+
+
+def _varlen_kernel() -> Callable[..., torch.Tensor] | None:
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:  # before torch 2.10
+        return None
+    return adapt_varlen(varlen_attn)
+
+
+_KERNEL = _varlen_kernel()
+"""Resolved once, so that a compiled model never sees the look-up."""
