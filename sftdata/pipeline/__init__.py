@@ -1,0 +1,1 @@
+"""Plan, run units, seal: the one place where the stages meet."""

@@ -1,0 +1,1 @@
+"""Engines schedule units and know nothing of what a unit does."""

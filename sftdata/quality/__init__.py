@@ -1,0 +1,1 @@
+"""Whole-dataset questions: statistics, duplicates, leakage, splits."""

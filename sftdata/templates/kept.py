@@ -1,0 +1,164 @@
+"""What a template loses: every field of the real record must leave a trace in what is rendered.
+
+What lives here: looking for the record's own values in the rendered text, and, where one is not found as it stands,
+the trial with a sentinel in its place that decides between lost and merely rewritten (JSON escapes, trimming). What
+must not: prompts, replies, policies other than the list of fields that may be lost.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sftdata.records import Conversation, Finding, Message
+from sftdata.templates.environment import Template, TemplateError
+from sftdata.templates.messages import Chat
+
+__all__ = ["REFUSED_FIELDS", "Kept"]
+
+REFUSED_FIELDS = ("system", "tools", "tool_calls", "tool_results", "reasoning", "user")
+"""Fields whose loss is refused unless allowed by name. `name` and `tool_call_id` are information."""
+
+_MARK = "Zq7vKeptName"
+_ARGUMENT = "Zq7vKeptKey"
+
+
+class Kept:
+    """Finds fields that one template, with one set of arguments, does not render."""
+
+    def __init__(self, template: Template, kwargs: Mapping[str, Any]) -> None:
+        self._template = template
+        self._kwargs = dict(kwargs)
+        self._dropped: dict[tuple[Any, ...], frozenset[str]] = {}
+
+    def missing(
+        self,
+        conversation: Conversation,
+        chat: Chat,
+        text: str,
+        replies: Mapping[int, str],
+        allowed: frozenset[str],
+    ) -> list[Finding]:
+        """A finding for every kind of field that is lost: SFT308 where that is refused, SFT325 where allowed.
+
+        `text` is the last example's prompt and reply, `replies` the replies by turn.
+        """
+        upto = max(replies) + 1
+        dropped = self._dropped_in_shape(conversation, chat, upto)
+        suspects: dict[str, str] = {}
+        for field, pointer, place, value in _fields(conversation, chat, upto):
+            if field in suspects:
+                continue
+            target = replies.get(place, text) if field == "reasoning" else text
+            if field == "reasoning" and place not in replies:
+                continue
+            if field == "tool_calls" and place in replies:
+                target = replies[place]
+            if field in dropped or (not _found(value, target) and self._lost(chat, field, place, upto)):
+                suspects[field] = pointer
+        return [_finding(field, pointer, allowed) for field, pointer in suspects.items()]
+
+    def _dropped_in_shape(self, conversation: Conversation, chat: Chat, upto: int) -> frozenset[str]:
+        """Fields that vanish from conversations of this shape, asked once a shape with sentinels in all fields.
+
+        Short values ("a", "ok") are found somewhere in almost any text; this is what catches their loss.
+        """
+        messages = conversation.messages[:upto]
+        shape = (
+            bool(conversation.tools),
+            chat.variant,
+            messages[0].role,
+            frozenset((one.role, bool(one.tool_calls), bool(one.reasoning), one.name is None) for one in messages),
+        )
+        known = self._dropped.get(shape)
+        if known is None:
+            last = {field: place for field, _, place, _ in _fields(conversation, chat, upto)}
+            # reasoning of earlier turns may go: it is trained where that turn has an example of its own
+            last = {field: place for field, place in last.items() if field != "reasoning" or place == upto - 1}
+            known = frozenset(field for field, place in last.items() if self._lost(chat, field, place, upto))
+            self._dropped[shape] = known
+        return known
+
+    def _lost(self, chat: Chat, field: str, place: int, upto: int) -> bool:
+        """Whether a sentinel in the field's place leaves no trace in the rendering."""
+        try:
+            messages, tools = _with_sentinel(chat, field, place)
+            upto = place + 1 if field in {"reasoning", "tool_calls"} else upto
+            text = self._template.render(messages[:upto], tools=tools, add_generation_prompt=False, **self._kwargs)
+        except TemplateError:
+            return False
+        if field == "tool_calls":
+            # arguments printed as a Python literal ({'a': 1}) are not what any server parses: text is tried next
+            return _MARK not in text or _ARGUMENT not in text or f"'{_ARGUMENT}'" in text
+        return _MARK not in text
+
+
+def _finding(field: str, pointer: str, allowed: frozenset[str]) -> Finding:
+    if field in allowed or field not in REFUSED_FIELDS:
+        return Finding("SFT325", f"the template does not render {field}", pointer)
+    return Finding(
+        "SFT308",
+        f"the template does not render {field}",
+        pointer,
+        f"Use a template that renders it, or --allow-dropped {field} to train without it.",
+    )
+
+
+def _fields(conversation: Conversation, chat: Chat, upto: int) -> Iterable[tuple[str, str, int, str]]:
+    """(field, pointer, message index, value as the template saw it) of what must leave a trace before `upto`."""
+    for index, (message, seen) in enumerate(zip(conversation.messages[:upto], chat.messages, strict=False)):
+        pointer = conversation.pointers[index] if index < len(conversation.pointers) else ""
+        field = _CONTENT_FIELDS.get(message.role)
+        if field is not None and message.content and message.content.strip():
+            yield field, pointer, index, seen["content"]
+        yield from _extra_fields(message, seen, pointer, index)
+    for place, tool in enumerate(chat.tools or []):
+        name = (tool.get("function") or tool).get("name")
+        if isinstance(name, str) and name:
+            yield "tools", f"/tools/{place}", -1, name
+
+
+_CONTENT_FIELDS = {"system": "system", "developer": "system", "user": "user", "tool": "tool_results"}
+
+
+def _extra_fields(
+    message: Message, seen: dict[str, Any], pointer: str, index: int
+) -> Iterable[tuple[str, str, int, str]]:
+    if message.reasoning and message.reasoning.strip():
+        yield "reasoning", pointer, index, seen["reasoning_content"]
+    for call in seen.get("tool_calls", ()):
+        yield "tool_calls", pointer, index, call["function"]["name"]
+    if message.name is not None and message.role != "tool":
+        yield "name", pointer, index, message.name
+
+
+def _found(value: str, text: str) -> bool:
+    return value in text or value.strip() in text
+
+
+def _with_sentinel(chat: Chat, field: str, place: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]] | None]:
+    messages, tools = list(chat.messages), chat.tools
+    if field == "tools":
+        assert tools is not None
+        tool = dict(tools[-1])
+        if isinstance(tool.get("function"), dict):
+            tool["function"] = {**tool["function"], "name": _MARK}
+        else:
+            tool["name"] = _MARK
+        return messages, [*tools[:-1], tool]
+    message = dict(messages[place])
+    if field == "tool_calls":
+        calls = message["tool_calls"]
+        arguments: Any = {_ARGUMENT: 1}
+        arguments = json.dumps(arguments) if chat.variant.text_arguments else arguments
+        function = {**calls[-1]["function"], "name": _MARK, "arguments": arguments}
+        message["tool_calls"] = [*calls[:-1], {**calls[-1], "function": function}]
+    elif field == "reasoning":
+        message["reasoning_content"] = message["thinking"] = _MARK
+    elif field == "name":
+        message["name"] = _MARK
+    else:
+        message["content"] = _MARK
+    messages[place] = message
+    return messages, tools

@@ -1,0 +1,167 @@
+"""Where the reply lies: from two renderings of one turn to the text that the model must emit.
+
+    prompt    P = render(m1..mk-1, add_generation_prompt=True)
+    rendered  F = render(m1..mk)
+    reply     R = what the model must emit after P, through its stop token
+
+What lives here: comparing P and F, finding where the content ends, and finding the stop, as pure functions of texts.
+What must not: rendering (the caller hands in what it rendered), tokens, records.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import msgspec
+
+from sftdata.records import Finding
+
+__all__ = ["REASONING_TAGS", "Seam", "StopInfo", "content_end", "find_seam", "find_stop", "open_reasoning"]
+
+REASONING_TAGS: tuple[tuple[str, str], ...] = (
+    ("<think>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<reasoning>", "</reasoning>"),
+    ("<seed:think>", "</seed:think>"),
+    ("[THINK]", "[/THINK]"),
+    ("◁think▷", "◁/think▷"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|channel>thought", "<channel|>"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+)
+"""Spellings that open and close a reasoning block. A template's own pair, where it renders one, is asked of the
+template (`Contract`); this table serves the templates that open a block in the prompt and never print its end."""
+
+
+class Seam(msgspec.Struct, frozen=True):
+    """Where the reply begins in F."""
+
+    start: int
+    """Index into F."""
+    inside_reasoning: tuple[str, str] | None = None
+    """The tags of the reasoning block that the prompt leaves open and F does not continue: the caller must write it."""
+
+
+class StopInfo(msgspec.Struct, frozen=True):
+    """What follows the content in F."""
+
+    end: int | None
+    """One past the first stop, counted from the content's end; None where there is none."""
+    foreign: str | None
+    """The first special token outside the stop set that stands before the stop, or anywhere where there is none."""
+
+
+def open_reasoning(prompt: str, tags: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
+    """The pair whose opening tag ends `prompt`, whitespace aside.
+
+    `open_reasoning("<|Assistant|><think>\\n", [("<think>", "</think>")])` is `("<think>", "</think>")`.
+    """
+    bare = prompt.rstrip()
+    return next((pair for pair in tags if pair[0] and bare.endswith(pair[0])), None)
+
+
+def find_seam(prompt: str, rendered: str, before: str, tags: Sequence[tuple[str, str]]) -> Seam | Finding:
+    """Where the reply begins in `rendered`, which does not begin with `prompt`.
+
+    `before` is what F has in front of the content. Three differences between it and the prompt are understood:
+    whitespace, a closed reasoning block at the prompt's end, and an open one. Anything else is SFT316.
+    """
+    if _squeezed(prompt) == _squeezed(before):
+        return Seam(len(before))
+    opened = open_reasoning(prompt, tags)
+    if opened is None:
+        closed = _without_closed_block(prompt, tags)
+        if closed is not None and _squeezed(closed) == _squeezed(before):
+            return Seam(len(before))
+    after = _aligned(prompt, rendered)
+    if after is not None and after <= len(before):
+        # F goes on where the prompt ends, but for whitespace: it continues the block, or writes more scaffold
+        return Seam(after)
+    if opened is not None:
+        head = prompt[: prompt.rindex(opened[0])]
+        if _squeezed(head) == _squeezed(before):
+            return Seam(len(before), inside_reasoning=opened)
+    return _no_seam(prompt, before)
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.split())
+
+
+def _aligned(prompt: str, rendered: str) -> int | None:
+    """The index in `rendered` behind which it goes on after `prompt`, whitespace aside; None where they differ.
+
+    `_aligned("a\\n<t>\\n", "a <t> x")` is 6, the index of `x`.
+    """
+    at = 0
+    for word in prompt.split():
+        for char in word:
+            while at < len(rendered) and rendered[at].isspace():
+                at += 1
+            if at >= len(rendered) or rendered[at] != char:
+                return None
+            at += 1
+    while at < len(rendered) and rendered[at].isspace():
+        at += 1
+    return at
+
+
+def _without_closed_block(prompt: str, tags: Sequence[tuple[str, str]]) -> str | None:
+    bare = prompt.rstrip()
+    for opening, closing in tags:
+        if closing and bare.endswith(closing) and opening in bare:
+            return bare[: bare.rindex(opening)]
+    return None
+
+
+def _no_seam(prompt: str, before: str) -> Finding:
+    at = next((i for i, (a, b) in enumerate(zip(prompt, before, strict=False)) if a != b), None)
+    at = min(len(prompt), len(before)) if at is None else at
+    start = max(0, at - 24)
+    return Finding(
+        "SFT316",
+        "the served prompt and the rendered turn differ before the reply: served "
+        f"{prompt[start : at + 24]!r}, rendered {before[start : at + 24]!r}",
+        fix="Choose template arguments under which both agree (--template-arg), or another template.",
+    )
+
+
+def content_end(rendered: str, content: str, behind: str) -> int | None:
+    """One past `content` in `rendered`, if it stands there as it is, or trimmed, right before `behind`.
+
+    `content_end("<a>Hi</a>\\n", " Hi ", "</a>\\n")` is 5.
+    """
+    if not rendered.endswith(behind):
+        return None
+    end = len(rendered) - len(behind)
+    forms = (content, content.strip(), content.rstrip(), content.lstrip(), content.strip("\n"), content.lstrip("\n"))
+    return end if any(rendered.endswith(form, 0, end) for form in forms) else None
+
+
+def find_stop(behind: str, stops: Sequence[str], special: re.Pattern[str], markers: str) -> StopInfo:
+    """The first stop in `behind`, what follows the content, and whether another special token stands before it.
+
+    `find_stop("<|end|>\\n<eos>", ["<eos>"], ...)` has `end` 13 and `foreign` "<|end|>".
+    """
+    end: int | None = None
+    best = len(behind) + 1
+    for stop in stops:
+        at = _find_unmarked(behind, stop, markers)
+        if at != -1 and (at < best or (at == best and end is not None and at + len(stop) > end)):
+            best, end = at, at + len(stop)
+    stop_set = set(stops)
+    for match in special.finditer(behind):
+        if match.start() >= best:
+            break
+        if match[0] not in stop_set and not (markers and behind[: match.start()].endswith(markers[0])):
+            return StopInfo(end, match[0])
+    return StopInfo(end, None)
+
+
+def _find_unmarked(text: str, token: str, markers: str) -> int:
+    at = text.find(token)
+    while at > 0 and markers and text[at - 1] == markers[0]:
+        at = text.find(token, at + 1)
+    return at

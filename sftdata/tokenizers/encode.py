@@ -1,0 +1,283 @@
+"""From text examples to ids and labels, held to the serving contract.
+
+    text      <|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\nHello<|im_end|>
+    cuts     |                               |                          |           before added tokens only
+    tail                                      <|im_start|>assistant\\n
+    trained                                                        Hello<|im_end|>
+
+`ids(P)` is the encoding of the whole of the prompt P. Text may be cut before an added token without changing any id
+(`Vocabulary.anchors`), so that a chain of n turns costs its own length and not n times that; what the cuts promise
+is compared, on every example, with one joint encoding of the whole text. Where a token would straddle prompt and
+reply, or anything else is out of the ordinary, the example goes through `exact.encode_exactly`, which encodes every
+prompt from scratch. What must not live here: templates, records, packing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from sftdata.records import IGNORE_INDEX, Finding, Int32Array, Int64Array, Rejection, TextExample
+from sftdata.tokenizers.documents import Batch, Document, EncodedExamples
+from sftdata.tokenizers.engines import Engine
+from sftdata.tokenizers.exact import Exact
+from sftdata.tokenizers.roundtrip import RoundTrip
+from sftdata.tokenizers.vocabulary import Vocabulary
+
+__all__ = ["Encoder", "trained_mask"]
+
+
+class _Plan(msgspec.Struct):
+    """The cuts of one example, and for every span its tail and the chunks that hold its reply and its stop."""
+
+    cuts: list[int]
+    tails: list[tuple[int, str]]
+    """For every span: (index of the chunk that holds its reply, the tail that the chunk begins with)."""
+    stops: list[int]
+    """For every span: the index of the chunk that begins with its stop token."""
+
+
+class Encoder:
+    """Encodes examples with one tokenizer. Not thread-safe; cheap to keep for a whole run."""
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        engine: Engine,
+        *,
+        literals: Iterable[str],
+        stop_tokens: Sequence[str],
+        allow_normalised: bool = False,
+    ) -> None:
+        """`literals`: added tokens worth cutting at, as the template writes them. `stop_tokens`: the stop set."""
+        self.vocabulary = vocabulary
+        self.engine = engine
+        self._anchors = vocabulary.anchors([*stop_tokens, *literals])
+        self._stop_ids = {token: vocabulary.id_of(token) for token in stop_tokens}
+        self._stop_set = np.array(sorted(one for one in self._stop_ids.values() if one is not None), np.int32)
+        self._clean_stops = tuple(token for token in stop_tokens if token in self._anchors)
+        self._exact = Exact(vocabulary, engine, stop_ids=frozenset(self._stop_set.tolist()))
+        self._check = RoundTrip(vocabulary, engine, allow_normalised=allow_normalised)
+        self._tails: dict[str, bytes] = {}
+        self._last_tail = ""
+
+    def encode(self, examples: Sequence[TextExample]) -> EncodedExamples:
+        """Encode `examples`; every one comes back as documents or as a rejection."""
+        plans = [self._plan(example) for example in examples]
+        quick = [index for index, plan in enumerate(plans) if plan is not None]
+        documents: dict[int, list[Document]] = {}
+        rejected: list[tuple[int, Rejection]] = []
+        findings: list[tuple[int, Finding]] = []
+        batch, doubtful = self._encode_quick(examples, plans, quick)
+        slow = sorted(doubtful | {index for index, plan in enumerate(plans) if plan is None})
+        straddles = 0
+        for index in slow:
+            outcome = self._exact.encode(examples[index])
+            if isinstance(outcome, Rejection):
+                rejected.append((index, outcome))
+                continue
+            for document in outcome:
+                straddles += document.straddles
+            problem, notes = self._check.documents(outcome)
+            findings += [(index, note) for note in notes]
+            if problem is not None:
+                rejected.append((index, Rejection((problem,))))
+            else:
+                documents[index] = outcome
+        bad = self._check.batch(examples, batch, doubtful)
+        for index, problem, notes in bad:
+            findings += [(index, note) for note in notes]
+            if problem is not None:
+                rejected.append((index, Rejection((problem,))))
+        leave_out = doubtful | {index for index, problem, _ in bad if problem is not None}
+        rejected.sort(key=lambda pair: pair[0])
+        return _assemble(batch, leave_out, documents, rejected, findings, straddles)
+
+    def _plan(self, example: TextExample) -> _Plan | None:
+        """Where to cut `example`; None where it must go the exact way."""
+        if example.kind != "chat" or example.markers:
+            return None
+        text = example.text
+        cuts = [0]
+        tails: list[tuple[int, str]] = []
+        stops: list[int] = []
+        floor = 0
+        for span in example.spans:
+            stop = self._stop_at(text, span.stop)
+            if stop is None or span.stop - len(stop) < span.start:
+                return None
+            anchor = self._anchor(text, floor, span.start)
+            if anchor > cuts[-1]:
+                cuts.append(anchor)
+            tails.append((len(cuts) - 1, text[cuts[-1] : span.start]))
+            floor = span.stop - len(stop)
+            if floor == cuts[-1]:
+                return None
+            cuts.append(floor)
+            stops.append(len(cuts) - 1)
+        return _Plan(cuts, tails, stops)
+
+    def _stop_at(self, text: str, end: int) -> str | None:
+        for token in self._clean_stops:
+            if text.endswith(token, 0, end):
+                return token
+        return None
+
+    def _anchor(self, text: str, floor: int, start: int) -> int:
+        """The last position in `text[floor:start]` before which it may be cut; `floor` where there is none."""
+        tail = self._last_tail
+        if tail and text.endswith(tail, floor, start):
+            return start - len(tail)
+        best = max((text.rfind(token, floor, start) for token in self._anchors), default=-1)
+        if best < floor:
+            return floor
+        self._last_tail = text[best:start]
+        return best
+
+    def _encode_quick(
+        self, examples: Sequence[TextExample], plans: Sequence[_Plan | None], quick: list[int]
+    ) -> tuple[Batch, set[int]]:
+        """Encode the planned examples in one batch; return it with those that need the exact way after all."""
+        texts: list[str] = []
+        first_chunk: list[int] = []
+        reply_chunk: list[int] = []
+        stop_chunk: list[int] = []
+        span_tail: list[str] = []
+        span_owner: list[int] = []
+        for place, index in enumerate(quick):
+            plan, text = plans[index], examples[index].text
+            assert plan is not None
+            base = len(texts)
+            first_chunk.append(base)
+            ends = [*plan.cuts[1:], len(text)]
+            texts += [text[start:stop] for start, stop in zip(plan.cuts, ends, strict=True)]
+            for (chunk, tail), stop_index in zip(plan.tails, plan.stops, strict=True):
+                reply_chunk.append(base + chunk)
+                stop_chunk.append(base + stop_index)
+                span_tail.append(tail)
+                span_owner.append(place)
+        first_chunk.append(len(texts))
+        ids, at = self.engine.encode(texts)
+        joint, joint_at = self.engine.encode([examples[index].text for index in quick])
+        bounds = at[np.array(first_chunk, np.int64)]
+        doubtful = _disagreeing(ids, bounds, joint, joint_at)
+        tail_lengths = self._match_tails(span_tail, reply_chunk, ids, at, span_owner, doubtful)
+        starts = at[np.array(reply_chunk, np.int64)] + tail_lengths
+        stops = at[np.array(stop_chunk, np.int64)] + 1
+        owners = np.array(span_owner, np.int64)
+        bad_stop = ~np.isin(ids[stops - 1], self._stop_set) if len(stops) else np.zeros(0, bool)
+        doubtful |= set(owners[bad_stop].tolist())
+        batch = Batch(ids, bounds, np.array(quick, np.int64), starts, stops, owners)
+        return batch, {quick[place] for place in doubtful}
+
+    def _match_tails(
+        self,
+        tails: list[str],
+        chunks: list[int],
+        ids: Int32Array,
+        at: Int64Array,
+        owners: list[int],
+        doubtful: set[int],
+    ) -> Int64Array:
+        """How many ids each tail has; spans whose chunk does not begin with them straddle and become doubtful."""
+        self._learn_tails(tails)
+        known = self._tails
+        raw = ids.tobytes()
+        starts = (at[np.array(chunks, np.int64)] * 4).tolist() if chunks else []
+        lengths = np.zeros(len(tails), np.int64)
+        for place, (tail, start) in enumerate(zip(tails, starts, strict=True)):
+            expected = known[tail]
+            lengths[place] = len(expected) // 4
+            if not raw.startswith(expected, start):
+                doubtful.add(owners[place])
+        if len(known) > 4096:
+            known.clear()
+        return lengths
+
+    def _learn_tails(self, tails: list[str]) -> None:
+        new = [tail for tail in dict.fromkeys(tails) if tail not in self._tails]
+        if new:
+            ids, at = self.engine.encode(new)
+            for place, tail in enumerate(new):
+                self._tails[tail] = ids[at[place] : at[place + 1]].tobytes()
+
+
+def _disagreeing(ids: Int32Array, at: Int64Array, joint: Int32Array, joint_at: Int64Array) -> set[int]:
+    """Documents whose pieced encoding differs from the joint one; empty in all but the rarest cases."""
+    if np.array_equal(ids, joint) and np.array_equal(at, joint_at):
+        return set()
+    return {
+        place
+        for place in range(len(at) - 1)
+        if not np.array_equal(ids[at[place] : at[place + 1]], joint[joint_at[place] : joint_at[place + 1]])
+    }
+
+
+def trained_mask(size: int, starts: Int64Array, stops: Int64Array) -> npt.NDArray[np.bool_]:
+    """bool `[size]`, true inside the disjoint spans. `trained_mask(5, [1], [3])` is `[0, 1, 1, 0, 0]`."""
+    edges = np.zeros(size + 1, np.int8)
+    np.add.at(edges, starts, 1)
+    np.add.at(edges, stops, -1)
+    return np.cumsum(edges[:-1], dtype=np.int8).astype(bool)
+
+
+def _assemble(
+    batch: Batch,
+    leave_out: set[int],
+    documents: dict[int, list[Document]],
+    rejected: list[tuple[int, Rejection]],
+    findings: list[tuple[int, Finding]],
+    straddles: int,
+) -> EncodedExamples:
+    labels = np.where(trained_mask(len(batch.ids), batch.starts, batch.stops), batch.ids, np.int32(IGNORE_INDEX))
+    lengths = np.diff(batch.bounds).astype(np.int32)
+    ids, owners = batch.ids, batch.owners
+    if leave_out:
+        keep = ~np.isin(owners, np.array(sorted(leave_out), np.int64))
+        tokens = np.repeat(keep, lengths)
+        ids, labels, lengths, owners = ids[tokens], labels[tokens], lengths[keep], owners[keep]
+    if documents:
+        ids, labels, lengths, owners = _merge(ids, labels, lengths, owners, documents)
+    return EncodedExamples(ids, labels, lengths, owners, rejected, findings, straddles)
+
+
+def _merge(
+    ids: Int32Array,
+    labels: Int32Array,
+    lengths: Int32Array,
+    owners: Int64Array,
+    documents: dict[int, list[Document]],
+) -> tuple[Int32Array, Int32Array, Int32Array, Int64Array]:
+    """Put the exactly encoded documents in their places among the others, by owner."""
+    bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
+    id_parts: list[Int32Array] = []
+    label_parts: list[Int32Array] = []
+    length_parts: list[Int32Array] = []
+    owner_parts: list[Int64Array] = []
+    done = 0
+    for index in sorted(documents):
+        upto = int(np.searchsorted(owners, index))
+        run = slice(bounds[done], bounds[upto])
+        id_parts.append(ids[run])
+        label_parts.append(labels[run])
+        length_parts.append(lengths[done:upto])
+        owner_parts.append(owners[done:upto])
+        for document in documents[index]:
+            id_parts.append(document.ids)
+            label_parts.append(document.labels)
+            length_parts.append(np.array([len(document.ids)], np.int32))
+            owner_parts.append(np.array([index], np.int64))
+        done = upto
+    id_parts.append(ids[bounds[done] :])
+    label_parts.append(labels[bounds[done] :])
+    length_parts.append(lengths[done:])
+    owner_parts.append(owners[done:])
+    return (
+        np.concatenate(id_parts),
+        np.concatenate(label_parts),
+        np.concatenate(length_parts),
+        np.concatenate(owner_parts),
+    )

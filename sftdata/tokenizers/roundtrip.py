@@ -1,0 +1,150 @@
+"""The second opinion on ids: every reply, decoded, is the reply.
+
+What lives here: comparing decoded replies with their text, all at once for byte-level models (a gather over the
+token byte table) and through the engine's decoder for the others, and naming the differences that a tokenizer's own
+normaliser or whitespace-stripping tokens make. What must not: encoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from tokenizers import Tokenizer as NativeTokenizer
+
+from sftdata.records import Finding, Int32Array, Int64Array, TextExample
+from sftdata.tokenizers.documents import Batch, Document
+from sftdata.tokenizers.engines import Engine
+from sftdata.tokenizers.vocabulary import Vocabulary
+
+__all__ = ["RoundTrip"]
+
+Verdict = tuple[Finding | None, list[Finding]]
+
+
+class RoundTrip:
+    """Compares replies with what their ids decode to."""
+
+    def __init__(self, vocabulary: Vocabulary, engine: Engine, *, allow_normalised: bool) -> None:
+        self._vocabulary = vocabulary
+        self._engine = engine
+        self._allow = allow_normalised
+        self._normalizer = NativeTokenizer.from_str(vocabulary.native_json).normalizer
+        self._lengths = np.diff(vocabulary.token_offsets)
+
+    def batch(
+        self, examples: Sequence[TextExample], batch: Batch, skip: set[int]
+    ) -> list[tuple[int, Finding | None, list[Finding]]]:
+        """Check all spans of a batch ; return a verdict for every example that is not exact."""
+        ids, starts, stops, bounds = batch.ids, batch.starts, batch.stops, batch.bounds
+        owners, documents = batch.owners, batch.span_documents
+        quick = (examples[index] for index in owners.tolist())
+        texts = [example.text[span.start : span.stop] for example in quick for span in example.spans]
+        suspicious: list[int] = []
+        if self._vocabulary.byte_level:
+            if self._bytes_of(ids, starts, stops) != "".join(texts).encode():
+                suspicious = [
+                    place
+                    for place, text in enumerate(texts)
+                    if self._bytes_of(ids, starts[place : place + 1], stops[place : place + 1]) != text.encode()
+                ]
+        else:
+            suspicious = self._decoded_otherwise(ids, starts, stops, bounds[documents], texts)
+        verdicts: dict[int, Verdict] = {}
+        for place in suspicious:
+            index = int(owners[documents[place]])
+            if index in skip:
+                continue
+            prompt = ids[bounds[documents[place]] : starts[place]].tolist()
+            problem, notes = self._explain(prompt, ids[starts[place] : stops[place]].tolist(), texts[place])
+            known, earlier = verdicts.get(index, (None, []))
+            verdicts[index] = (known or problem, earlier + notes)
+        return [(index, problem, notes) for index, (problem, notes) in sorted(verdicts.items())]
+
+    def documents(self, documents: Sequence[Document]) -> Verdict:
+        """Check the replies of exactly encoded documents."""
+        problem: Finding | None = None
+        notes: list[Finding] = []
+        for document in documents:
+            ids = document.ids.tolist()
+            for (start, stop), text in zip(document.spans, document.replies, strict=True):
+                if self._decode_behind(ids[:start], ids[start:stop]) == text:
+                    continue
+                found, more = self._explain(ids[:start], ids[start:stop], text)
+                problem = problem or found
+                notes += more
+        return problem, notes
+
+    def _bytes_of(self, ids: Int32Array, starts: Int64Array, stops: Int64Array) -> bytes:
+        """The bytes of all tokens inside the spans, one after another."""
+        spans = stops - starts
+        total = int(spans.sum())
+        if total == 0:
+            return b""
+        first = np.repeat(starts - np.concatenate([[0], np.cumsum(spans)[:-1]]), spans)
+        tokens = ids[first + np.arange(total)]
+        sizes = self._lengths[tokens]
+        begins = self._vocabulary.token_offsets[tokens]
+        ends = np.cumsum(sizes)
+        places = np.arange(int(ends[-1])) + np.repeat(begins - (ends - sizes), sizes)
+        out: bytes = self._vocabulary.token_bytes[places].tobytes()
+        return out
+
+    def _decoded_otherwise(
+        self, ids: Int32Array, starts: Int64Array, stops: Int64Array, begins: Int64Array, texts: Sequence[str]
+    ) -> list[int]:
+        """Spans whose decoding, less what stands before, is not their text; a few tokens of context are enough."""
+        before, whole = [], []
+        for start, stop, begin in zip(starts.tolist(), stops.tolist(), begins.tolist(), strict=True):
+            context = max(begin, start - 8)
+            before.append(ids[context:start].tolist())
+            whole.append(ids[context:stop].tolist())
+        heads, wholes = self._engine.decode(before), self._engine.decode(whole)
+        return [
+            place
+            for place, (head, all_of_it, text) in enumerate(zip(heads, wholes, texts, strict=True))
+            if not (all_of_it.startswith(head) and all_of_it[len(head) :] == text)
+        ]
+
+    def _decode_behind(self, prompt: Sequence[int], reply: Sequence[int]) -> str | None:
+        """What `reply` decodes to behind `prompt`; None where the decoder rewrites the prompt itself."""
+        head, whole = self._engine.decode([list(prompt), [*prompt, *reply]])
+        return whole[len(head) :] if whole.startswith(head) else None
+
+    def _explain(self, prompt: list[int], reply: list[int], text: str) -> Verdict:
+        decoded = self._decode_behind(prompt, reply)
+        if decoded == text:
+            return None, []
+        if decoded is not None and _same_edges(decoded, text) and self._normalised(decoded) == self._normalised(text):
+            return None, [Finding("SFT416", "the tokenizer's normaliser changes the reply (such as NFC)")]
+        if decoded is not None and self._normalised(decoded.lstrip()) == self._normalised(text.lstrip()):
+            lost = Finding(
+                "SFT417",
+                f"a token before the reply strips its leading whitespace {text[: len(text) - len(text.lstrip())]!r}",
+            )
+            return (None, [Finding("SFT416", lost.message)]) if self._allow else (lost, [])
+        unk = self._vocabulary.unk_id
+        if unk is not None and unk in reply:
+            return Finding("SFT410", "the reply has characters that the tokenizer does not know"), []
+        return (
+            Finding("SFT510", f"the reply decodes to something else: {_first_difference(decoded or '', text)}"),
+            [],
+        )
+
+    def _normalised(self, text: str) -> str:
+        if self._normalizer is None:
+            return text
+        out: str = self._normalizer.normalize_str(text)
+        return out
+
+
+def _same_edges(decoded: str, text: str) -> bool:
+    return decoded[:1].isspace() == text[:1].isspace()
+
+
+def _first_difference(decoded: str, text: str) -> str:
+    at = next(
+        (i for i, (a, b) in enumerate(zip(decoded, text, strict=False)) if a != b),
+        min(len(decoded), len(text)),
+    )
+    return f"at character {at}, {decoded[at : at + 12]!r} and not {text[at : at + 12]!r}"
