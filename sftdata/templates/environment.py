@@ -1,0 +1,442 @@
+"""Compile and render chat templates as transformers does, bounded and without a clock.
+
+What lives here: `compile_template`, the `Template` that it gives, and the errors that either can raise. What must
+not: conversations and the serving contract (`contract`), where templates come from (`origin`).
+
+A template sees the variables that transformers passes (`messages`, `tools`, `documents`, `add_generation_prompt`, the
+named special tokens, and keyword arguments, which win) and the same functions and filters. Differences, all on
+purpose: `strftime_now` reads a frozen date; cost is bounded (`sandbox`); what would print the address of an object,
+or draws random values, is an error; inheritance, `include` and `autoescape` are refused when compiling.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from types import TracebackType
+from typing import Any, Literal
+
+import jinja2
+from jinja2 import meta, nodes
+from jinja2.exceptions import SecurityError
+from jinja2.exceptions import TemplateError as JinjaTemplateError
+from jinja2.nodes import EvalContext
+from jinja2.runtime import Context
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Cycler, Joiner, Namespace
+
+from sftdata.errors import ConfigError, SftdataError, describe
+from sftdata.templates.sandbox import MOST_LOOP_TURNS, Budget, LimitReached, Limits, spend_width
+from sftdata.templates.sandbox_calls import BoundFormat, DictFunction, Exposed
+from sftdata.templates.sandbox_compiler import RUNTIME, CodeGenerator, GenerationTag, refuse_forbidden, weight
+from sftdata.templates.sandbox_filters import FILTERS, TESTS
+
+__all__ = [
+    "Limits",
+    "Template",
+    "TemplateError",
+    "TemplateLimitError",
+    "TemplateSecurityError",
+    "TemplateSyntaxError",
+    "compile_template",
+]
+
+RESERVED = frozenset(("messages", "tools", "documents", "add_generation_prompt"))
+"""Variables that only a call of `render` can give."""
+
+
+class TemplateError(SftdataError):
+    """The template raised while rendering a conversation: `detail` is its own message, `lineno` its line."""
+
+    code = "SFT302"
+
+    def __init__(self, detail: str, *, name: str = "", lineno: int | None = None) -> None:
+        place = f"template {name or '(unnamed)'}"
+        super().__init__(describe(detail, where=place if lineno is None else f"{place}, line {lineno}"))
+        self.detail = detail
+        self.name = name
+        self.lineno = lineno
+
+
+class TemplateLimitError(TemplateError):
+    """The template ran longer, or built more, than the limits allow for its input."""
+
+    code = "SFT318"
+
+
+class TemplateSecurityError(TemplateError):
+    """The template reached for something that a chat template must not touch."""
+
+
+class TemplateSyntaxError(TemplateError, ConfigError):
+    """The source is not a template; raised by `compile_template` only."""
+
+    code = "SFT322"
+
+
+class TemplateNamespace(Namespace):
+    """`namespace(...)`: names with a leading underscore are refused."""
+
+    def __init__(*args: Any, **kwargs: Any) -> None:  # noqa: N805  a keyword may be called self
+        made = dict(*args[1:], **kwargs)
+        for name in made:
+            _check_name(name)
+        Namespace.__init__(args[0], made)  # type: ignore[arg-type]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _check_name(name)
+        super().__setitem__(name, value)
+
+
+def _check_name(name: object) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise SecurityError(f"stores an attribute with a leading underscore ({name!r}) in a namespace")
+
+
+class TemplateEnvironment(ImmutableSandboxedEnvironment):
+    """Jinja's immutable sandbox with bounded operations. It holds no state of a rendering."""
+
+    code_generator_class = CodeGenerator
+    intercepted_binops = frozenset(("+", "*", "**", "%"))
+    # never folded while compiling
+
+    def __init__(self) -> None:
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, "jinja2.ext.loopcontrols"])
+        self.filters = FILTERS
+        self.tests = TESTS
+        self.globals = dict(GLOBALS)
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        if type(obj) is TemplateNamespace:
+            held = object.__getattribute__(obj, "_Namespace__attrs")
+            return held[attribute] if attribute in held else self.undefined(obj=obj, name=attribute)
+        return super().getattr(obj, attribute)
+
+    def wrap_str_format(self, value: Any) -> Any:
+        """Hold `text.format` back until it is called, when there is a budget to pay from."""
+        wrapped = super().wrap_str_format(value)
+        return None if wrapped is None else BoundFormat(self, value.__self__, value.__name__)
+
+
+def _raise_exception(_: Budget, message: Any = "") -> None:
+    raise JinjaTemplateError(str(message))
+
+
+def _range(budget: Budget, *args: Any) -> range:
+    numbers = range(*args)
+    if len(numbers) > MOST_LOOP_TURNS:
+        budget.stop(f"makes a range of more than {MOST_LOOP_TURNS:,} numbers")
+    return numbers
+
+
+def _unpaid(function: Any) -> Exposed:
+    return Exposed(lambda _, *args, **kwargs: function(*args, **kwargs))
+
+
+GLOBALS: dict[str, Any] = {
+    "cycler": _unpaid(Cycler),
+    "dict": DictFunction(),
+    "joiner": _unpaid(Joiner),
+    "namespace": _unpaid(TemplateNamespace),
+    "raise_exception": Exposed(_raise_exception),
+    "range": Exposed(_range),
+}
+
+_WIDTH = re.compile(r"%[^a-zA-Z%]*?(\d+)")
+
+
+def _strftime_now(clock: datetime.date) -> Exposed:
+    moment = datetime.datetime.combine(clock, datetime.time())
+
+    def strftime_now(budget: Budget, form: str) -> str:
+        for digits in _WIDTH.findall(form):
+            spend_width(budget, digits)
+        budget.spend_chars(64 * len(form))
+        return moment.strftime(form)
+
+    return Exposed(strftime_now)
+
+
+@functools.cache
+def _environment() -> TemplateEnvironment:
+    return TemplateEnvironment()
+
+
+class _RenderContext(Context):
+    """Jinja's context, made in a fraction of the time: no blocks, one shared evaluation context."""
+
+    def __init__(self, variables: dict[str, Any], eval_ctx: EvalContext, budget: Budget) -> None:
+        self.parent = variables
+        self.vars = {}
+        self.environment = eval_ctx.environment
+        self.eval_ctx = eval_ctx
+        self.exported_vars = set()
+        self.name = None
+        self.blocks = {}
+        self.globals_keys = set()
+        self.budget = budget
+        self.opening = ""
+        self.closing = ""
+
+
+CHUNK = 4096
+"""Pieces of output that are held before they are counted."""
+
+
+class Template:
+    """A compiled template. Immutable and without state between renderings.
+
+    `source`, `sha256` (of the source in UTF-8) and `name` say which template it is. `reads` are the variables it
+    looks up from outside; `literals` all literal texts in it; `uses_clock` whether it asks for the date;
+    `generation` whether it marks replies: "none", "plain", or "buffered" where a marker stands in a macro, set,
+    call or filter block, where transformers' own offsets are wrong.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        *,
+        name: str = "",
+        variables: Mapping[str, Any],
+        clock: datetime.date,
+        limits: Limits,
+    ) -> None:
+        self.source = source
+        self.name = name
+        self.sha256 = hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()
+        self._limits = limits
+        self._environment = _environment()
+        self._constants = {**GLOBALS, "strftime_now": _strftime_now(clock), **variables}
+        self._eval_ctx = EvalContext(self._environment)
+        self._compile()
+
+    def _compile(self) -> None:
+        """Parse, look over the tree, generate code and run its definitions."""
+        if len(self.source) > self._limits.source_chars:
+            raise TemplateSyntaxError(
+                f"the source has {len(self.source):,} characters, more than {self._limits.source_chars:,}",
+                name=self.name,
+            )
+        try:
+            tree = self._environment.parse(self.source)
+            refuse_forbidden(tree, self.name)
+            self._survey(tree)
+            code = self._environment.compile(tree, filename=f"<template {self.sha256[:12]}>")
+        except jinja2.TemplateSyntaxError as error:
+            raise TemplateSyntaxError(
+                error.message or "not valid Jinja", name=self.name, lineno=error.lineno
+            ) from error
+        except (RecursionError, SyntaxError, MemoryError, ValueError, OverflowError, UnicodeError) as error:
+            raise TemplateSyntaxError(
+                f"too deeply nested, or not compilable ({type(error).__name__})", name=self.name
+            ) from error
+        names: dict[str, Any] = {"environment": self._environment, **RUNTIME}
+        exec(code, names)  # noqa: S102  code of our own compiler, for a sandbox
+        self._root = names["root"]
+        self._code_name = code.co_filename
+        self._lines = [
+            (int(python), int(template))
+            for template, python in (pair.split("=") for pair in names["debug_info"].split("&") if pair)
+        ]
+
+    def _survey(self, tree: nodes.Template) -> None:
+        undeclared = meta.find_undeclared_variables(tree)
+        self.uses_clock = "strftime_now" in undeclared
+        self.reads = frozenset(undeclared) - GLOBALS.keys() - {"strftime_now"}
+        data = [node.data for node in tree.find_all(nodes.TemplateData)]
+        texts = [node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)]
+        self.literals = tuple(dict.fromkeys((*data, *texts)))
+        self.generation = _generation(tree)
+        self._macro_weights: dict[str | None, int] = {}
+        for macro in tree.find_all((nodes.Macro, nodes.CallBlock)):
+            name = macro.name if isinstance(macro, nodes.Macro) else None
+            self._macro_weights[name] = max(weight(macro.body), self._macro_weights.get(name, 1))
+        self._widest = weight(tree.body)
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool,
+        **kwargs: Any,
+    ) -> str:
+        """The text of a conversation; with `add_generation_prompt` the prompt for the next reply.
+
+        All values must be plain JSON data and are not changed. `tools` is None where there are none, as
+        transformers has it.
+
+        Raises
+        ------
+        TemplateError
+            Whatever goes wrong in the template, and nothing else.
+        """
+        inputs = {
+            "messages": messages,
+            "tools": tools,
+            "documents": documents,
+            "add_generation_prompt": add_generation_prompt,
+            **kwargs,
+        }
+        context = self._context(inputs)
+        try:
+            return _collect(self._root(context), context.budget)
+        except Exception as error:
+            raise self._explain(error) from error
+
+    def render_spans(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool,
+        **kwargs: Any,
+    ) -> tuple[str, list[tuple[int, int]]]:
+        """The text, and the character spans that its `{% generation %}` blocks enclose, in order.
+
+        Marks are set in the text itself and taken out again, so that spans are right inside macros and set blocks
+        too. Where the template does something to the marked text that the marks do not survive (it trims or
+        measures it), there are no spans to be had, and the list is empty.
+        """
+        inputs = {
+            "messages": messages,
+            "tools": tools,
+            "documents": documents,
+            "add_generation_prompt": add_generation_prompt,
+            **kwargs,
+        }
+        plain = self.render(messages, **{name: inputs[name] for name in inputs if name != "messages"})
+        if self.generation == "none":
+            return plain, []
+        context = self._context(inputs)
+        context.opening, context.closing = _marks(plain)
+        try:
+            marked = _collect(self._root(context), context.budget)
+        except Exception as error:
+            raise self._explain(error) from error
+        text, spans = _take_marks(marked, context.opening, context.closing)
+        return plain, spans if text == plain else []
+
+    def _context(self, inputs: dict[str, Any]) -> _RenderContext:
+        budget = Budget(self._limits, inputs)
+        budget.macro_weights = self._macro_weights
+        budget.widest = self._widest
+        return _RenderContext({**self._constants, **inputs}, self._eval_ctx, budget)
+
+    def _explain(self, error: Exception) -> TemplateError:
+        """The error of ours that says what went wrong in the template, and in which of its lines."""
+        where = {"name": self.name, "lineno": self._line(error.__traceback__)}
+        detail = " ".join(str(error).split())
+        if isinstance(error, LimitReached):
+            return TemplateLimitError(f"the template {detail}", **where)
+        if isinstance(error, (RecursionError, MemoryError, OverflowError)):
+            return TemplateLimitError(f"the template ran into {type(error).__name__}", **where)
+        if isinstance(error, SecurityError):
+            return TemplateSecurityError(detail, **where)
+        if isinstance(error, JinjaTemplateError):
+            return TemplateError(detail or "the template raised an exception", **where)
+        return TemplateError(f"{type(error).__name__}: {detail}" if detail else type(error).__name__, **where)
+
+    def _line(self, traceback: TracebackType | None) -> int | None:
+        """The template's line in the innermost frame of its own code."""
+        python: int | None = None
+        while traceback is not None:
+            if traceback.tb_frame.f_code.co_filename == self._code_name:
+                python = traceback.tb_lineno
+            traceback = traceback.tb_next
+        if python is None:
+            return None
+        return max(((at, line) for at, line in self._lines if at <= python), default=(0, 1))[1]
+
+
+def _collect(pieces: Iterator[str], budget: Budget) -> str:
+    """Join the output, counted a chunk at a time so that it never grows beyond the budget."""
+    chunk = list(islice(pieces, CHUNK))
+    text = budget.concat(chunk)
+    if len(chunk) < CHUNK:
+        return text
+    texts = [text]
+    while chunk := list(islice(pieces, CHUNK)):
+        texts.append(budget.concat(chunk))
+    return "".join(texts)
+
+
+_BUFFERING = (nodes.Macro, nodes.CallBlock, nodes.AssignBlock, nodes.FilterBlock)
+
+
+def _generation(tree: nodes.Template) -> Literal["none", "plain", "buffered"]:
+    if tree.find(nodes.Scope) is None:
+        return "none"
+    blocks = [*tree.find_all(_BUFFERING), *(loop for loop in tree.find_all(nodes.For) if loop.recursive)]
+    return "buffered" if any(block.find(nodes.Scope) for block in blocks) else "plain"
+
+
+def _marks(text: str) -> tuple[str, str]:
+    """Two marks that do not occur in a text: private-use characters, longer until that is so."""
+    opening, closing = "\U000f5f00", "\U000f5f01"
+    while opening in text or closing in text:
+        opening, closing = opening + "\U000f5f02", closing + "\U000f5f02"
+    return opening, closing
+
+
+def _take_marks(marked: str, opening: str, closing: str) -> tuple[str, list[tuple[int, int]]]:
+    """The text without marks and the spans that they enclosed; a mark without its partner gives no span."""
+    pieces: list[str] = []
+    spans: list[tuple[int, int]] = []
+    open_at: list[int] = []
+    length = 0
+    for piece in re.split(f"({opening}|{closing})", marked):
+        if piece == opening:
+            open_at.append(length)
+        elif piece == closing and open_at:
+            spans.append((open_at.pop(), length))
+        elif piece != closing:
+            pieces.append(piece)
+            length += len(piece)
+    return "".join(pieces), sorted(spans)
+
+
+def compile_template(
+    source: str,
+    *,
+    name: str = "",
+    special_tokens: Mapping[str, str] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    clock: datetime.date,
+    limits: Limits | None = None,
+) -> Template:
+    """Compile a template's source with what stays the same for all conversations.
+
+    `special_tokens` are the named ones (`bos_token` and so on), `kwargs` the template's arguments, which win over
+    them; both can be overridden by a call of `render`. `clock` is the day that `strftime_now` sees, at midnight.
+
+    >>> chat = compile_template("{{ messages[0].content }}{{ eos }}", special_tokens={"eos": "</s>"},
+    ...                         clock=datetime.date(2025, 1, 1))
+    >>> chat.render([{"role": "user", "content": "hi"}], add_generation_prompt=False)
+    'hi</s>'
+
+    Raises
+    ------
+    TemplateSyntaxError
+        Not valid Jinja, longer or more deeply nested than is compiled, or written for more than one file.
+    ConfigError
+        An argument has a name that only the conversation gives.
+    """
+    for key in kwargs or {}:
+        if key in RESERVED:
+            raise ConfigError(
+                describe(f"template argument {key!r} is part of the conversation", fix="Choose another name.")
+            )
+    return Template(
+        source,
+        name=name,
+        variables={**(special_tokens or {}), **(kwargs or {})},
+        clock=clock,
+        limits=limits or Limits(),
+    )
