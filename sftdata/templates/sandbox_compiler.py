@@ -122,8 +122,7 @@ class CodeGenerator(JinjaCodeGenerator):
         if isinstance(node.arg, nodes.Slice):
             self._slice(node, node.arg, frame)
         elif isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, str):
-            name = repr(node.arg.value)
-            self._look_up(node.node, frame, f"environment.getitem(t_item, {name})", name)
+            self._look_up("getitem", node.node, node.arg.value, frame)
         else:
             self.write("environment.getitem(")
             self.visit(node.node, frame)
@@ -135,23 +134,24 @@ class CodeGenerator(JinjaCodeGenerator):
             self.write(")")
 
     def visit_Getattr(self, node: nodes.Getattr, frame: Frame) -> None:
-        name = repr(node.attr)
-        otherwise = f"environment.getattr(t_item, {name})"
         if isinstance(node.node, nodes.Name) and node.node.name == "loop" and node.attr in _LOOP_NAMES:
             self.write(f"(t_item.{node.attr} if type(t_item := ")
             self.visit(node.node, frame)
-            self.write(f") is LoopContext else {otherwise})")
-        elif node.attr in _DICT_NAMES:
-            self.write("environment.getattr(")
-            self.visit(node.node, frame)
-            self.write(f", {name})")
+            self.write(f") is LoopContext else environment.getattr(t_item, {node.attr!r}))")
         else:
-            self._look_up(node.node, frame, otherwise, name)
+            self._look_up("getattr", node.node, node.attr, frame)
 
-    def _look_up(self, value: nodes.Expr, frame: Frame, otherwise: str, name: str) -> None:
-        self.write(f"(t_item[{name}] if type(t_item := ")
+    def _look_up(self, method: str, value: nodes.Expr, name: str, frame: Frame) -> None:
+        """A key of a plain dict, or undefined; where the name is a method of dicts Jinja's own rules decide."""
+        if name in _DICT_NAMES:
+            self.write(f"environment.{method}(")
+            self.visit(value, frame)
+            self.write(f", {name!r})")
+            return
+        self.write(f"((t_item[{name!r}] if {name!r} in t_item else undefined(obj=t_item, name={name!r}))")
+        self.write(" if type(t_item := ")
         self.visit(value, frame)
-        self.write(f") is dict and {name} in t_item else {otherwise})")
+        self.write(f") is dict else environment.{method}(t_item, {name!r}))")
 
     def _slice(self, node: nodes.Getitem, part: nodes.Slice, frame: Frame) -> None:
         self.write("bounded_subscript(budget, ")
