@@ -1,0 +1,86 @@
+"""`alpaca`: one instruction with its input, and the answer.
+
+What lives here: how the format is recognised and read. Instruction and input are joined by an empty line; a blank
+input, or one that only says there is none, is left out. What must not: other formats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+from functools import lru_cache
+from typing import Any
+
+from sftdata.formats.conversation import CHAT_COLUMNS, conclude
+from sftdata.formats.faults import Faults, shown
+from sftdata.formats.tools import read_tools
+from sftdata.formats.turns import read_turns, reply
+from sftdata.formats.validation import schema
+from sftdata.records import Conversation, Message, Rejection
+
+__all__ = ["INPUT_KEYS", "OUTPUT_KEYS", "PROMPT_KEYS", "claims", "read"]
+
+PROMPT_KEYS = ("instruction", "prompt", "question", "query", "problem")
+"""Only `instruction` makes a record look like Alpaca; the others are read where the user names the format."""
+INPUT_KEYS = ("input", "context")
+OUTPUT_KEYS = ("output", "response", "answer", "completion", "solution", "target")
+_PLACEHOLDERS = frozenset(
+    {
+        *("noinput", "no input", "noinput given", "no input given", "no input required", "no input needed"),
+        *("n/a", "not applicable"),
+    }
+)
+_LONGEST_PLACEHOLDER = 24
+
+
+def claims(keys: AbstractSet[str]) -> bool:
+    """Whether a record with these keys looks like this format."""
+    return "instruction" in keys and not keys.isdisjoint(OUTPUT_KEYS)
+
+
+@lru_cache(maxsize=1024)
+def _plan(keys: tuple[str, ...]) -> tuple[str, str, str, frozenset[str]]:
+    """The columns read as instruction, input and output ("" where there is none), and the unread ones."""
+    instruction, given, output = (
+        next((key for key in names if key in keys), "") for names in (PROMPT_KEYS, INPUT_KEYS, OUTPUT_KEYS)
+    )
+    return instruction, given, output, frozenset(keys) - CHAT_COLUMNS - {instruction, given, output, "history"}
+
+
+def read(record: dict[str, Any]) -> Conversation | Rejection:
+    """History, prompt and answer as a conversation, or everything that is wrong with the record."""
+    faults = Faults()
+    tools = read_tools(record, faults)
+    rules = schema("alpaca")
+    if not rules.accepts(record):
+        return rules.reject(record, faults)
+    instruction_key, input_key, output_key, unread = _plan(tuple(record))
+    if unread:
+        faults.ignore(unread)
+    instruction: str = record.get(instruction_key, "")
+    given = _given(record.get(input_key), input_key, faults)
+    if given:
+        prompt = f"{instruction}\n\n{given}" if instruction and not instruction.isspace() else given
+    else:
+        prompt = instruction
+    messages = [Message("user", prompt), reply(record[output_key], f"/{output_key}", faults)]
+    pointers: tuple[str, ...] = (f"/{instruction_key or input_key}", f"/{output_key}")
+    if record.get("history"):
+        turns = [
+            {"role": role, "content": text}
+            for pair in record["history"]
+            for role, text in zip(("user", "assistant"), pair, strict=True)
+        ]
+        places = [f"/history/{index}/{side}" for index in range(len(record["history"])) for side in (0, 1)]
+        messages = [*read_turns(turns, "/history", tools, faults), *messages]
+        pointers = (*places, *pointers)
+    return conclude("alpaca", record, messages, pointers, tools, faults)
+
+
+def _given(text: str | None, key: str, faults: Faults) -> str:
+    """The input, or "" where it is blank or only a placeholder."""
+    if not text or text.isspace():
+        return ""
+    if len(text) <= _LONGEST_PLACEHOLDER and text.strip(" \n\t.<>()[]").lower() in _PLACEHOLDERS:
+        faults.add("SFT123", f"{shown(text)} stands for no input", f"/{key}")
+        return ""
+    return text

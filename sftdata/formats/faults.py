@@ -1,0 +1,78 @@
+"""Where the findings of one record gather, so that all its faults are reported at once.
+
+What lives here: the collector and JSON pointers. What must not: any rule's own knowledge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sftdata.records import Finding
+from sftdata.rules import RULES
+
+__all__ = ["MAX_FINDINGS", "Faults", "has_error", "pointer", "shown"]
+
+MAX_FINDINGS = 100
+"""A hostile record of a million bad turns is not worth a million findings."""
+
+_ERRORS = frozenset(code for code, entry in RULES.items() if entry.severity == "error")
+_MAX_KEYS = 8
+_MAX_SHOWN = 40
+
+
+class Faults:
+    """Findings of one record in the order of their discovery, and the keys nobody asked for.
+
+    `broken` remembers that a turn could not be read: rules about the whole conversation then stay silent, as
+    they would only repeat the fault.
+    """
+
+    __slots__ = ("broken", "extra", "findings")
+
+    def __init__(self) -> None:
+        self.findings: list[Finding] = []
+        self.extra: set[str] = set()
+        self.broken = False
+
+    def add(self, code: str, message: str, where: str = "", fix: str = "") -> None:
+        """Note one finding. What comes after `MAX_FINDINGS` is let go: the record's fate is known by then."""
+        if len(self.findings) < MAX_FINDINGS:
+            self.findings.append(Finding(code, message, where, fix))
+
+    def ignore(self, keys: Iterable[str]) -> None:
+        """Note keys that nothing reads."""
+        self.extra.update(keys)
+
+    def all(self) -> tuple[Finding, ...]:
+        """Everything found, with one SFT116 for all unread keys of the record at the end."""
+        if self.extra:
+            names = sorted(self.extra)
+            listed = ", ".join(shown(name) for name in names[:_MAX_KEYS])
+            more = f" and {len(names) - _MAX_KEYS} more" if len(names) > _MAX_KEYS else ""
+            self.findings.append(Finding("SFT116", f"keys that nothing reads: {listed}{more}"))
+            self.extra = set()
+        return tuple(self.findings)
+
+
+def has_error(findings: Iterable[Finding]) -> bool:
+    """Whether one of the findings is of severity error."""
+    return any(found.code in _ERRORS for found in findings)
+
+
+def pointer(*tokens: str | int) -> str:
+    """An RFC 6901 JSON pointer.
+
+    >>> pointer("messages", 2, "a/b")
+    '/messages/2/a~1b'
+    """
+    return "".join("/" + str(token).replace("~", "~0").replace("/", "~1") for token in tokens)
+
+
+def shown(value: object) -> str:
+    """A value as a message may quote it: short, on one line.
+
+    >>> shown("model")
+    "'model'"
+    """
+    text = repr(value[:_MAX_SHOWN] if isinstance(value, str) else value)
+    return text if len(text) <= _MAX_SHOWN + 2 else text[:_MAX_SHOWN] + "..."

@@ -1,0 +1,176 @@
+"""Tool definitions and tool calls in one normal form.
+
+Definitions become a tuple of JSON objects, bare function schemas wrapped as `{"type": "function", "function": …}`;
+calls become `ToolCall` with their arguments as an object, decoded once where the data held JSON text. What lives
+here: that reading. What must not: which turn a call stands in.
+
+Arguments that are text but no JSON object are refused (SFT118), with one exception that real data needs: a call to
+a tool which is not declared as a function (a code interpreter, a custom tool) may carry free text, as long as the
+text does not set out to be JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import msgspec
+
+from sftdata.formats.faults import Faults, shown
+from sftdata.records import ToolCall
+
+__all__ = ["Tools", "read_call_text", "read_calls", "read_tools"]
+
+_KEEPS_NULL = frozenset({"default", "const", "enum", "examples", "example"})
+"""Where null is a value of JSON Schema and not the padding of a table."""
+
+
+class Tools(msgspec.Struct, frozen=True):
+    """The tools of a record."""
+
+    definitions: tuple[dict[str, Any], ...] = ()
+    parameters: Mapping[str, Collection[str] | None] = {}
+    """Declared functions by name, with the names of their parameters (None where they are open)."""
+    builtin: bool = False
+    """Whether something other than functions is declared, such as a code interpreter."""
+
+
+NO_TOOLS = Tools()
+
+
+def read_tools(record: Mapping[str, Any], faults: Faults) -> Tools:
+    """The definitions under `tools` and `functions`, each a list or its JSON text; empty ones count as absent."""
+    definitions: list[dict[str, Any]] = []
+    for key in ("tools", "functions"):
+        if record.get(key):
+            for tool in _listed(record[key], key, faults):
+                if tool not in definitions:
+                    definitions.append(tool)
+    if not definitions:
+        return NO_TOOLS
+    functions = [tool["function"] for tool in definitions if isinstance(tool.get("function"), dict)]
+    parameters = {
+        function["name"]: _parameter_names(function) for function in functions if isinstance(function.get("name"), str)
+    }
+    return Tools(tuple(definitions), parameters, len(functions) < len(definitions))
+
+
+def _listed(value: Any, key: str, faults: Faults) -> list[dict[str, Any]]:
+    tools = _decoded(value) if isinstance(value, str) else value
+    if isinstance(value, str) and not value.strip():
+        return []
+    if isinstance(tools, dict):
+        tools = [tools]
+    if not isinstance(tools, list):
+        faults.add("SFT129", f"`{key}` is neither a list of tools nor the JSON text of one", f"/{key}")
+        return []
+    read = []
+    for index, tool in enumerate(tools):
+        tool = _decoded(tool) if isinstance(tool, str) else tool
+        if isinstance(tool, dict):
+            read.append(_wrapped(_unpadded(tool)))
+        elif tool is not None:
+            faults.add("SFT129", "a tool is not a JSON object", f"/{key}/{index}")
+    return read
+
+
+def _wrapped(tool: dict[str, Any]) -> dict[str, Any]:
+    """A bare function schema in OpenAI's envelope; anything else as it is."""
+    if "function" in tool or "name" not in tool or tool.get("type", "function") != "function":
+        return tool
+    return {"type": "function", "function": {key: tool[key] for key in tool if key != "type"}}
+
+
+def _unpadded(tool: dict[str, Any]) -> dict[str, Any]:
+    """Without the null keys that a table's common schema adds; `"default": null` and its like stay."""
+    try:
+        if b"null" not in msgspec.json.encode(tool):
+            return tool
+    except (TypeError, ValueError, RecursionError):
+        return tool
+    return {key: _without_nulls(value) for key, value in tool.items() if value is not None}
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: item if key in _KEEPS_NULL else _without_nulls(item)
+            for key, item in value.items()
+            if item is not None or key in _KEEPS_NULL
+        }
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def _parameter_names(function: Mapping[str, Any]) -> Collection[str] | None:
+    parameters = function.get("parameters")
+    properties = parameters.get("properties") if isinstance(parameters, dict) else None
+    return frozenset(properties) if isinstance(properties, dict) else None
+
+
+def read_calls(raw: Any, where: str, tools: Tools, faults: Faults) -> tuple[ToolCall, ...]:
+    """The calls under `tool_calls`: a list of OpenAI's objects, of bare `{name, arguments}`, or its JSON text."""
+    calls = _decoded(raw) if isinstance(raw, str) else raw
+    if not isinstance(calls, list):
+        faults.add("SFT117", "tool calls are text, but not a JSON list", where)
+        return ()
+    read = [_call(call, f"{where}/{index}", tools, faults) for index, call in enumerate(calls)]
+    return tuple(call for call in read if call is not None)
+
+
+def read_call_text(text: str, where: str, tools: Tools, faults: Faults) -> tuple[ToolCall, ...]:
+    """The calls of a turn whose whole text is the JSON of one call, or of a list of them."""
+    value = _decoded(text)
+    if not isinstance(value, (dict, list)) or not value:
+        faults.add("SFT117", "a tool call turn does not hold the JSON of a call", where)
+        return ()
+    calls = value if isinstance(value, list) else [value]
+    read = [_call(call, where, tools, faults) for call in calls]
+    return tuple(call for call in read if call is not None)
+
+
+def _call(raw: Any, where: str, tools: Tools, faults: Faults) -> ToolCall | None:
+    body, place = raw, where
+    if isinstance(raw, dict):
+        for envelope in ("function", "custom"):
+            if isinstance(raw.get(envelope), dict):
+                body, place = raw[envelope], f"{where}/{envelope}"
+    name = body.get("name") if isinstance(body, dict) else None
+    if not isinstance(name, str) or not name:
+        faults.add("SFT117", "a tool call has no name", place)
+        return None
+    if isinstance(body.get("input"), str) and "arguments" not in body:
+        return ToolCall(name, body["input"], raw.get("id"))
+    arguments = _arguments(body.get("arguments"), name, f"{place}/arguments", tools, faults)
+    call_id = raw.get("id")
+    return ToolCall(name, arguments, call_id if isinstance(call_id, str) else None)
+
+
+def _arguments(value: Any, name: str, where: str, tools: Tools, faults: Faults) -> dict[str, Any] | str:
+    if isinstance(value, dict):
+        return _only_declared(value, tools.parameters.get(name))
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return {}
+    decoded = _decoded(value) if isinstance(value, str) else value
+    if isinstance(decoded, dict):
+        return decoded
+    free_text = isinstance(value, str) and name not in tools.parameters and decoded is None
+    if free_text and value.lstrip()[0] not in '{["':
+        return str(value)
+    what = "are text, but not a JSON object" if isinstance(value, str) else f"are {shown(value)}"
+    faults.add("SFT118", f"the arguments of the call to {shown(name)} {what}", where)
+    return {}
+
+
+def _only_declared(arguments: dict[str, Any], declared: Collection[str] | None) -> dict[str, Any]:
+    """Without nulls for parameters the tool does not have: those are another tool's columns in a table."""
+    if declared is None or None not in arguments.values():
+        return arguments
+    return {key: value for key, value in arguments.items() if value is not None or key in declared}
+
+
+def _decoded(text: str) -> Any:
+    """The value of a JSON text, or None where it is none (or is `null`)."""
+    try:
+        return msgspec.json.decode(text)
+    except (ValueError, RecursionError):
+        return None

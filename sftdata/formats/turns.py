@@ -1,0 +1,173 @@
+"""One raw turn becomes one `Message`, whatever its spelling: OpenAI's or ShareGPT's.
+
+What lives here: reading turns that the format's schema accepts. What must not: rules about the conversation as a
+whole (`conversation`), or which columns a record has (the formats).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from sftdata.formats.faults import Faults
+from sftdata.formats.flags import FLAG_KEYS, mask_counts, trained_flag
+from sftdata.formats.reasoning import has_stray_tag, split_think
+from sftdata.formats.roles import CALL_ROLES, ROLES
+from sftdata.formats.tools import Tools, read_call_text, read_calls
+from sftdata.formats.validation import Schema
+from sftdata.records import Message, Rejection, Role, ToolCall
+
+__all__ = ["explain_turns", "read_turns", "reply", "turn_pointers"]
+
+_REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
+_KNOWN = frozenset(
+    {
+        *("role", "content", "from", "value", "name", "tool_calls", "function_call", "tool_call_id"),
+        *("train_detail", "training_detail", "image", "images", "audio", "audios", "video", "videos"),
+        *_REASONING_KEYS,
+        *FLAG_KEYS,
+    }
+)
+
+
+@lru_cache(maxsize=512)
+def turn_pointers(base: str, count: int) -> tuple[str, ...]:
+    """The pointers of `count` turns in the list at `base`.
+
+    >>> turn_pointers("/messages", 2)
+    ('/messages/0', '/messages/1')
+    """
+    return tuple(f"{base}/{index}" for index in range(count))
+
+
+def read_turns(raws: Sequence[dict[str, Any]], base: str, tools: Tools, faults: Faults) -> list[Message]:
+    """A message for every raw turn; faults are noted, and `faults.broken` set where a turn could not be read."""
+    messages: list[Message] = []
+    reader: _TurnReader | None = None
+    for index, raw in enumerate(raws):
+        if len(raw) == 2:
+            content = raw.get("content")
+            role = ROLES.get(raw.get("role", ""))
+            if role is None:
+                content = raw.get("value")
+                role = ROLES.get(raw.get("from", ""))
+            if type(content) is str and role and (role != "assistant" or "think>" not in content):
+                messages.append(Message(role, content))
+                continue
+        if reader is None:
+            reader = _TurnReader(raws, tools, faults)
+        messages.append(reader.read(raw, f"{base}/{index}"))
+    return messages
+
+
+def reply(content: str, where: str, faults: Faults) -> Message:
+    """The assistant's message for a reply that is text alone, at `where`."""
+    if "think>" not in content:
+        return Message("assistant", content)
+    reasoning, text = _split_reasoning(None, content, where, faults)
+    return Message("assistant", text, reasoning)
+
+
+def explain_turns(
+    schema: Schema, record: dict[str, Any], keys: Iterable[str], tools: Tools, faults: Faults
+) -> Rejection:
+    """All faults of a record that its schema refuses: the schema's, and those of the turns it has none with."""
+    paths = schema.explain(record, faults)
+    refused = {tuple(path[:2]) for path in paths}
+    for key in keys:
+        raws = record.get(key)
+        if not isinstance(raws, list):
+            continue
+        reader = _TurnReader([raw for raw in raws if isinstance(raw, dict)], tools, faults)
+        for index, raw in enumerate(raws):
+            if (key, index) not in refused and isinstance(raw, dict):
+                reader.read(raw, f"/{key}/{index}")
+    return Rejection(faults.all())
+
+
+class _TurnReader:
+    """Reads the turns of one record that are more than a role and a text."""
+
+    __slots__ = ("_faults", "_mask", "_tools")
+
+    def __init__(self, raws: Iterable[Mapping[str, Any]], tools: Tools, faults: Faults) -> None:
+        self._tools = tools
+        self._faults = faults
+        masks = [(_role(raw), raw["mask"]) for raw in raws if raw.get("mask") is not None]
+        self._mask = mask_counts(masks) if masks else False
+
+    def read(self, raw: dict[str, Any], where: str) -> Message:
+        faults = self._faults
+        if None in raw.values():
+            raw = {key: value for key, value in raw.items() if value is not None}
+        role = _role(raw)
+        key = "value" if "from" in raw else "content"
+        content = _text(raw.get(key))
+        calls = self._calls(raw, role, where)
+        if content is not None and raw.get("from", raw.get("role")) in CALL_ROLES:
+            calls += read_call_text(content, f"{where}/{key}", self._tools, faults)
+            content = None
+        reasoning = None
+        if role == "assistant":
+            reasoning, content = self._reasoning(raw, content, f"{where}/{key}")
+        elif any(raw.get(name) for name in _REASONING_KEYS):
+            faults.ignore(name for name in _REASONING_KEYS if raw.get(name))
+        self._note_unread(raw)
+        return Message(
+            role,
+            content,
+            reasoning,
+            calls,
+            raw.get("tool_call_id"),
+            raw.get("name"),
+            trained_flag(raw, role, where, self._mask, faults),
+        )
+
+    def _calls(self, raw: Mapping[str, Any], role: Role, where: str) -> tuple[ToolCall, ...]:
+        calls: tuple[ToolCall, ...] = ()
+        for key in ("tool_calls", "function_call"):
+            value = raw.get(key)
+            if not value:
+                continue
+            if role != "assistant":
+                self._faults.add("SFT117", f"a turn of role {role} holds tool calls", f"{where}/{key}")
+            elif key == "tool_calls":
+                calls += read_calls(value, f"{where}/{key}", self._tools, self._faults)
+            else:
+                calls += read_calls([value], f"{where}/{key}", self._tools, self._faults)
+        return calls
+
+    def _reasoning(self, raw: Mapping[str, Any], content: str | None, where: str) -> tuple[str | None, str | None]:
+        reasoning = next((raw[key] for key in _REASONING_KEYS if key in raw), None)
+        if content is None:
+            return reasoning, None
+        return _split_reasoning(reasoning, content, where, self._faults)
+
+    def _note_unread(self, raw: Mapping[str, Any]) -> None:
+        unread = raw.keys() - _KNOWN
+        metadata = raw.get("metadata")
+        if unread and isinstance(metadata, dict) and metadata.keys() == {"masked"}:
+            unread.discard("metadata")
+        if unread:
+            self._faults.ignore(unread)
+
+
+def _split_reasoning(reasoning: str | None, content: str, where: str, faults: Faults) -> tuple[str | None, str]:
+    if reasoning is None and (pair := split_think(content)) is not None:
+        reasoning, content = pair
+    if has_stray_tag(reasoning, content):
+        faults.add("SFT712", "think tags that do not match up stay in the text", where)
+    return reasoning, content
+
+
+def _role(raw: Mapping[str, Any]) -> Role:
+    name = raw.get("from", raw.get("role"))
+    return ROLES.get(name, "assistant") if isinstance(name, str) else "assistant"
+
+
+def _text(content: Any) -> str | None:
+    """The text of a content: as it stands, or its text parts one after another."""
+    if isinstance(content, list):
+        return "".join(part if isinstance(part, str) else part["text"] for part in content)
+    return content if isinstance(content, str) else None

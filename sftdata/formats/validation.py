@@ -1,0 +1,107 @@
+"""JSON Schema violations as findings: one gate that says yes fast, one slow path that names every fault.
+
+What lives here: running the schemas of `sftdata_schemas` and wording their violations. What must not: rules of its
+own; which rule a violation falls under is written in the schema, as `x-rule` (a code for the whole subschema, or a
+code for each keyword).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import jsonschema_rs
+
+import sftdata_schemas
+from sftdata.formats.faults import Faults, pointer, shown
+from sftdata.records import Rejection
+
+__all__ = ["Schema", "schema"]
+
+_DEFAULT_RULE = "SFT129"
+_PREFIX = "sftdata://schemas/"
+_TYPE_NAMES = {dict: "object", list: "array", str: "text", bool: "boolean", int: "number", float: "number"}
+
+
+class Schema:
+    """One record format's schema, compiled."""
+
+    def __init__(self, name: str) -> None:
+        self._validator = jsonschema_rs.Draft202012Validator(sftdata_schemas.load(name), retriever=_document)
+        self.accepts = self._validator.is_valid
+
+    def explain(self, value: Any, faults: Faults) -> list[list[str | int]]:
+        """Add a finding for every violation in a refused `value`; returns the path of each, keys and indices."""
+        paths = []
+        try:
+            for error in self._validator.iter_errors(value):
+                faults.add(*_described(error))
+                paths.append(list(error.instance_path))
+        except (ValueError, RecursionError):
+            faults.add(_DEFAULT_RULE, "the record cannot be held against its schema")
+        return paths
+
+    def reject(self, value: Any, faults: Faults) -> Rejection:
+        """The rejection of a refused `value` with all its violations."""
+        self.explain(value, faults)
+        return Rejection(faults.all())
+
+
+def _described(error: jsonschema_rs.ValidationError) -> tuple[str, str, str]:
+    """(code, message, pointer) of one violation."""
+    location = error.absolute_keyword_location or ""
+    details = error.kind.as_dict()
+    return _rule(location), _wording(error.kind.name, details, error.instance, location), pointer(*error.instance_path)
+
+
+@cache
+def schema(name: str) -> Schema:
+    """The compiled schema of this name, as `sftdata_schemas` calls it."""
+    return Schema(name)
+
+
+@cache
+def _document(uri: str) -> dict[str, Any]:
+    document: dict[str, Any] = sftdata_schemas.load(uri.removeprefix(_PREFIX).removesuffix(".schema.json"))
+    return document
+
+
+@cache
+def _rule(location: str) -> str:
+    """The code of the innermost `x-rule` around the keyword at this absolute location."""
+    uri, _, fragment = location.partition("#")
+    if not uri.startswith(_PREFIX):
+        return _DEFAULT_RULE
+    tokens = [token.replace("~1", "/").replace("~0", "~") for token in fragment.split("/")[1:]]
+    keyword = tokens[-1] if tokens else ""
+    node: Any = _document(uri)
+    code = _DEFAULT_RULE
+    for token in ["", *tokens]:
+        if token != "":
+            node = node[int(token)] if isinstance(node, list) else node[token]
+        named = node.get("x-rule") if isinstance(node, dict) else None
+        if isinstance(named, Mapping):
+            code = named.get(keyword, code)
+        elif isinstance(named, str):
+            code = named
+    return code
+
+
+def _wording(keyword: str, details: Mapping[str, Any], value: Any, location: str) -> str:
+    got = _TYPE_NAMES.get(type(value), "null")
+    if keyword == "required":
+        return f"`{details['property']}` is missing"
+    if keyword == "type":
+        wanted = " or ".join("text" if name == "string" else name for name in details["types"])
+        return f"expected {wanted}, got {got}"
+    if keyword == "anyOf":
+        names = [option[0].kind.as_dict().get("property", "?") for option in details["context"] if option]
+        return f"none of {', '.join(f'`{name}`' for name in names)} is there"
+    if keyword in ("enum", "const"):
+        return f"{shown(value)} is not allowed here"
+    if keyword in ("minItems", "minLength", "pattern"):
+        return "it is empty"
+    if keyword == "not":
+        return f"it is {got}"
+    return f"{shown(value)} breaks `{location.rpartition('#')[2]}`"
