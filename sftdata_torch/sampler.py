@@ -75,8 +75,8 @@ class ElasticSampler(Sampler[list[Bin]]):
     `global_batch` bins make a step in every world, so keep it when the world changes. Rank and world size are those
     of `torch.distributed` where it is initialised. With `drop_last` the short step at an epoch's end is left out.
 
-    Iterating begins where the state was loaded, or at the epoch's beginning, every time; after the last micro-batch
-    the sampler stands at the beginning of the next epoch.
+    Iterating begins where the state was loaded, or at the epoch's beginning, every time, so that a look at the first
+    batch loses nothing; with its last micro-batch the sampler stands at the beginning of the next epoch.
 
     Raises ConfigError where the numbers make no step.
     """
@@ -147,9 +147,8 @@ class ElasticSampler(Sampler[list[Bin]]):
     def __iter__(self) -> Iterator[list[Bin]]:
         """The micro-batches of this rank, from where the state was loaded to the epoch's end."""
         for micro in self.walk():
-            self.reached = micro.after
+            self.advance(micro)
             yield micro.bins
-        self.finish()
 
     def walk(self) -> Iterator[Micro]:
         """What iterating yields, with the position that each micro-batch leads to. Changes nothing."""
@@ -163,19 +162,23 @@ class ElasticSampler(Sampler[list[Bin]]):
                 last = low + self.chunk >= len(step)
                 yield Micro(self._share(step[low : low + self.chunk]), after if last else Position(epoch, start), last)
 
-    def finish(self) -> None:
-        """Stand at the beginning of the next epoch."""
-        self.position = self.reached = Position(self.position.epoch + 1, 0)
+    def advance(self, micro: Micro) -> None:
+        """Note that `micro` was handed out. The last one of an epoch moves the next iteration's beginning, too:
+        trainers that count batches never ask for one more.
+        """
+        self.reached = micro.after
+        if micro.after.epoch != self.position.epoch:
+            self.position = micro.after
 
     def set_epoch(self, epoch: int) -> None:
         """Stand at the beginning of this epoch; where it is the present one, stay at the loaded place within it."""
         if epoch != self.position.epoch:
-            self.position = self.reached = Position(epoch, 0)
+            self._stand_at(Position(epoch, 0))
 
     def seek(self, steps: int) -> None:
         """Stand where a run from the beginning stands after so many global batches."""
         epoch, inside = divmod(steps, self.steps)
-        self.position = self.reached = Position(epoch, inside * self.global_batch)
+        self._stand_at(Position(epoch, inside * self.global_batch))
 
     def state_dict(self) -> dict[str, Any]:
         """What this run has handed out: small, plain, the same on every rank, of whole global batches only.
@@ -221,7 +224,13 @@ class ElasticSampler(Sampler[list[Bin]]):
                 f"same bin of the same order, with other steps",
                 stacklevel=2,
             )
-        self.position = self.reached = Position(int(state["epoch"]), int(state["consumed"]))
+        self._stand_at(Position(int(state["epoch"]), int(state["consumed"])))
+
+    def _stand_at(self, position: Position) -> None:
+        """Begin there; what lies in the part that `drop_last` leaves out is the next epoch's beginning."""
+        if position.consumed >= self._end():
+            position = Position(position.epoch + 1, 0)
+        self.position = self.reached = position
 
     def _end(self) -> int:
         length = self.dataset.order.length

@@ -78,9 +78,8 @@ class PackedStream(IterableDataset[Any]):
             )
         for batch in self._loader:
             micro = self._feed.sent.popleft()
-            self.sampler.reached = micro.after
+            self.sampler.advance(micro)
             yield batch, micro.last
-        self.sampler.finish()
 
     def set_epoch(self, epoch: int) -> None:
         """See `ElasticSampler.set_epoch`."""
