@@ -68,12 +68,15 @@ def normalise(value: Any, options: FormatOptions = _DEFAULT) -> Conversation | R
     else:
         kind = type(value).__name__ if value is not None else "null"
         return Rejection((Finding("SFT016", f"a record must be an object or a list, not {kind}"),))
-    if None in record.values():
+    nulls = None in record.values()
+    if nulls:
         record = {key: item for key, item in record.items() if item is not None}
     mapped = bool(options.columns or options.roles)
     if mapped:
         record = renamed(record, options)
     result = _read(record, options)
+    if nulls and _is_unknown(result):
+        result = _read_with_nulls(value, record, options)
     if mapped or bare:
         result = _with_original_pointers(result, options, bare)
     return result
@@ -87,6 +90,16 @@ def _read(record: dict[str, Any], options: FormatOptions) -> Conversation | Reje
             return Rejection((found,))
     name = detect(record) if options.input_format == "auto" else options.input_format
     return Rejection((name,)) if isinstance(name, Finding) else FORMATS[name].read(record)
+
+
+def _is_unknown(result: Conversation | Rejection) -> bool:
+    return isinstance(result, Rejection) and result.findings[0].code == "SFT125"
+
+
+def _read_with_nulls(value: dict[str, Any], record: dict[str, Any], options: FormatOptions) -> Conversation | Rejection:
+    """A record whose format only its null columns give away: what it lacks is then a fault with a name."""
+    name = detect({**dict.fromkeys(renamed(value, options)), **record})
+    return FORMATS[name].read(record) if isinstance(name, str) else _read(record, options)
 
 
 def _with_original_pointers(

@@ -13,7 +13,7 @@ from typing import Any
 from sftdata.formats.conversation import CHAT_COLUMNS, conclude
 from sftdata.formats.faults import Faults, shown
 from sftdata.formats.tools import read_tools
-from sftdata.formats.turns import read_turns, reply
+from sftdata.formats.turns import reply
 from sftdata.formats.validation import schema
 from sftdata.records import Conversation, Message, Rejection
 
@@ -33,8 +33,8 @@ _LONGEST_PLACEHOLDER = 24
 
 
 def claims(keys: AbstractSet[str]) -> bool:
-    """Whether a record with these keys looks like this format."""
-    return "instruction" in keys and not keys.isdisjoint(OUTPUT_KEYS)
+    """Whether a record with these keys looks like this format, if perhaps without its answer."""
+    return "instruction" in keys and not ("text" in keys and keys.isdisjoint(OUTPUT_KEYS))
 
 
 @lru_cache(maxsize=1024)
@@ -65,15 +65,19 @@ def read(record: dict[str, Any]) -> Conversation | Rejection:
     messages = [Message("user", prompt), reply(record[output_key], f"/{output_key}", faults)]
     pointers: tuple[str, ...] = (f"/{instruction_key or input_key}", f"/{output_key}")
     if record.get("history"):
-        turns = [
-            {"role": role, "content": text}
-            for pair in record["history"]
-            for role, text in zip(("user", "assistant"), pair, strict=True)
-        ]
-        places = [f"/history/{index}/{side}" for index in range(len(record["history"])) for side in (0, 1)]
-        messages = [*read_turns(turns, "/history", tools, faults), *messages]
-        pointers = (*places, *pointers)
+        earlier, places = _history(record["history"], faults)
+        messages, pointers = earlier + messages, places + pointers
     return conclude("alpaca", record, messages, pointers, tools, faults)
+
+
+def _history(pairs: list[list[str]], faults: Faults) -> tuple[list[Message], tuple[str, ...]]:
+    """The turns of earlier rounds, and the pointer of each."""
+    messages: list[Message] = []
+    places: list[str] = []
+    for index, (asked, answered) in enumerate(pairs):
+        places += [f"/history/{index}/0", f"/history/{index}/1"]
+        messages += [Message("user", asked), reply(answered, places[-1], faults)]
+    return messages, tuple(places)
 
 
 def _given(text: str | None, key: str, faults: Faults) -> str:

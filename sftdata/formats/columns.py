@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sftdata.formats.alpaca import OUTPUT_KEYS
 from sftdata.formats.options import TURN_FIELDS, FormatOptions
 
 __all__ = ["original_pointer", "renamed"]
@@ -25,6 +26,9 @@ def renamed(record: dict[str, Any], options: FormatOptions) -> dict[str, Any]:
     taken = {*columns.values(), *columns}
     result = {field: record[name] for field, name in columns.items() if name in record}
     result.update((key, value) for key, value in record.items() if key not in taken)
+    if "text" in columns and columns.get("instruction") == columns["text"]:
+        # One column that may be either: an instruction where there is an answer to it, else a text.
+        result.pop("instruction" if result.keys().isdisjoint(OUTPUT_KEYS) else "text", None)
     turn_columns = {field: name for field, name in options.columns.items() if field in TURN_FIELDS}
     if turn_columns or options.roles:
         for key in _TURN_LISTS:

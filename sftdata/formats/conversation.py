@@ -20,6 +20,8 @@ from sftdata.records import Conversation, Message, Rejection
 
 __all__ = ["CHAT_COLUMNS", "conclude"]
 
+_FEW = 64
+"""The order of roles is looked up for conversations of up to so many turns, and worked out for longer ones."""
 _SYSTEM_KEYS = ("system", "system_prompt")
 CHAT_COLUMNS = frozenset(
     {
@@ -50,14 +52,16 @@ def conclude(
         messages, pointers = _with_system(record, messages, pointers)
         messages = _with_record_flag(record, messages)
         kwargs = _template_kwargs(record, faults)
-    if isinstance(record.get("mask"), str):
-        _check_masked_roles(record["mask"], faults)
-    for code, index, message in _order(tuple([message.role for message in messages])):
+    mask = record.get("mask")
+    if type(mask) is str:
+        _check_masked_roles(mask, faults)
+    order = _order if len(messages) <= _FEW else _order.__wrapped__
+    for code, index, message in order(tuple([message.role for message in messages])):
         faults.add(code, message, pointers[index] if index >= 0 else "")
-    _check_contents(messages, pointers, faults)
-    if tools.definitions or any(message.tool_calls or message.role == "tool" for message in messages):
+    with_tools = _check_turns(messages, pointers, faults)
+    if with_tools:
         _check_tools(messages, pointers, tools, faults)
-    findings = faults.all() if faults.findings or faults.extra else ()
+    findings = faults.all()
     if findings and has_error(findings):
         return Rejection(findings)
     return Conversation(
@@ -134,23 +138,26 @@ def _order(roles: tuple[str, ...]) -> tuple[tuple[str, int, str], ...]:
     return tuple(found)
 
 
-def _check_contents(messages: list[Message], pointers: Sequence[str], faults: Faults) -> None:
-    replies = 0
-    untrained = 0
+def _check_turns(messages: list[Message], pointers: Sequence[str], faults: Faults) -> bool:
+    """Blank turns and training flags; returns whether there are tool calls or results to look at."""
+    with_tools = False
+    weighted_off = 0
     for index, message in enumerate(messages):
-        content = message.content
         role = message.role
-        blank = not content or content.isspace()
+        content = message.content
         if role == "assistant":
-            replies += 1
+            with_tools = with_tools or bool(message.tool_calls)
             if message.trained is False:
-                untrained += 1
-            elif blank and not message.tool_calls:
+                weighted_off += 1
+            elif (not content or content.isspace()) and not message.tool_calls:
                 faults.add("SFT108", "a trained reply without content and without a tool call", pointers[index])
-        elif blank and role == "user":
+        elif role == "tool":
+            with_tools = True
+        elif role == "user" and (not content or content.isspace()):
             faults.add("SFT109", "a blank turn of the user", pointers[index])
-    if replies and replies == untrained:
+    if weighted_off and weighted_off == sum(message.role == "assistant" for message in messages):
         faults.add("SFT107", "every reply is flagged as untrained")
+    return with_tools
 
 
 def _check_tools(messages: list[Message], pointers: Sequence[str], tools: Tools, faults: Faults) -> None:
@@ -175,10 +182,12 @@ def _check_tools(messages: list[Message], pointers: Sequence[str], tools: Tools,
 
 def _closes(open_calls: list[str | None], call_id: str | None) -> bool:
     """Take the call that a result belongs to out of the open ones: by id where both have one, else the oldest."""
-    wanted = call_id if call_id in open_calls else None
-    if wanted is None and (call_id is None or None in open_calls):
-        wanted = open_calls[0] if call_id is None and open_calls else None
-    if wanted in open_calls:
-        open_calls.remove(wanted)
-        return True
-    return False
+    if call_id in open_calls:
+        open_calls.remove(call_id)
+    elif call_id is None and open_calls:
+        open_calls.pop(0)
+    elif None in open_calls:
+        open_calls.remove(None)
+    else:
+        return False
+    return True

@@ -19,6 +19,9 @@ _CONTEXT_KEYS = frozenset({"context", "history", "input"})
 """Columns that would belong to a prompt, but in which way only the user knows."""
 _ASKING = frozenset({*alpaca.PROMPT_KEYS, *prompt_completion.PROMPT_KEYS})
 _ANSWERING = frozenset({*alpaca.OUTPUT_KEYS, *prompt_completion.COMPLETION_KEYS})
+_FEW = 64
+"""Records of up to so many columns are looked up by their columns."""
+_SHAREGPT_ROLES = frozenset({"human", "gpt", "prompter", "chatgpt", "bing", "bard"})
 _TURNS = frozenset({"messages", *sharegpt.KEYS})
 
 
@@ -28,15 +31,9 @@ def detect(record: dict[str, Any]) -> str | Finding:
     >>> detect({"question": "1 + 1?", "answer": "2"})
     'prompt-completion'
     """
-    name = _by_keys(tuple(record))
+    name = (_by_keys if len(record) <= _FEW else _by_keys.__wrapped__)(tuple(record))
     if name == "messages" and _has_sharegpt_turns(record["messages"]):
         return "sharegpt"
-    if (
-        isinstance(name, Finding)
-        and "text" in record
-        and any(record[key] is record["text"] for key in _ASKING.intersection(record))
-    ):
-        return "text"
     return name
 
 
@@ -50,8 +47,13 @@ def preference(record: dict[str, Any]) -> Finding | None:
 
 
 def _has_sharegpt_turns(turns: Any) -> bool:
-    first = turns[0] if isinstance(turns, list) and turns else None
-    return isinstance(first, dict) and "from" in first and "role" not in first
+    """Whether turns under `messages` are in ShareGPT's words: `from`, or a role of its own among the first two."""
+    for turn in turns[:2] if isinstance(turns, list) else ():
+        if isinstance(turn, dict):
+            role = turn.get("role")
+            if (role is None and "from" in turn) or (type(role) is str and role in _SHAREGPT_ROLES):
+                return True
+    return False
 
 
 @lru_cache(maxsize=4096)

@@ -6,6 +6,7 @@ What lives here: the collector and JSON pointers. What must not: any rule's own 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from sftdata.records import Finding
 from sftdata.rules import RULES
@@ -16,6 +17,7 @@ MAX_FINDINGS = 100
 """A hostile record of a million bad turns is not worth a million findings."""
 
 _ERRORS = frozenset(code for code, entry in RULES.items() if entry.severity == "error")
+_FEW = 64
 _MAX_KEYS = 8
 _MAX_SHOWN = 40
 
@@ -46,12 +48,18 @@ class Faults:
     def all(self) -> tuple[Finding, ...]:
         """Everything found, with one SFT116 for all unread keys of the record at the end."""
         if self.extra:
-            names = sorted(self.extra)
-            listed = ", ".join(shown(name) for name in names[:_MAX_KEYS])
-            more = f" and {len(names) - _MAX_KEYS} more" if len(names) > _MAX_KEYS else ""
-            self.findings.append(Finding("SFT116", f"keys that nothing reads: {listed}{more}"))
+            name = _unread if len(self.extra) <= _FEW else _unread.__wrapped__
+            self.findings.append(name(frozenset(self.extra)))
             self.extra = set()
         return tuple(self.findings)
+
+
+@lru_cache(maxsize=1024)
+def _unread(keys: frozenset[str]) -> Finding:
+    names = sorted(keys)
+    listed = ", ".join(shown(name) for name in names[:_MAX_KEYS])
+    more = f" and {len(names) - _MAX_KEYS} more" if len(names) > _MAX_KEYS else ""
+    return Finding("SFT116", f"keys that nothing reads: {listed}{more}")
 
 
 def has_error(findings: Iterable[Finding]) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from sftdata.formats.conversation import CHAT_COLUMNS, conclude
 from sftdata.formats.faults import Faults
 from sftdata.formats.tools import read_tools
-from sftdata.formats.turns import explain_turns, read_turns, turn_pointers
+from sftdata.formats.turns import explain_turns, read_turns
 from sftdata.formats.validation import schema
 from sftdata.records import Conversation, Rejection
 
@@ -32,7 +32,7 @@ def read(record: dict[str, Any]) -> Conversation | Rejection:
     rules = schema("messages")
     if not rules.accepts(record):
         return explain_turns(rules, record, ("messages",), tools, faults)
-    messages = read_turns(record["messages"], "/messages", tools, faults)
+    messages, pointers = read_turns(record["messages"], "/messages", tools, faults)
     if not record.keys() <= _KNOWN:
         faults.ignore(record.keys() - _KNOWN)
-    return conclude("messages", record, messages, turn_pointers("/messages", len(messages)), tools, faults)
+    return conclude("messages", record, messages, pointers, tools, faults)

@@ -16,7 +16,7 @@ import msgspec
 from sftdata.formats.conversation import CHAT_COLUMNS, conclude
 from sftdata.formats.faults import Faults
 from sftdata.formats.tools import Tools, read_tools
-from sftdata.formats.turns import explain_turns, read_turns, reply, turn_pointers
+from sftdata.formats.turns import explain_turns, read_turns, reply
 from sftdata.formats.validation import schema
 from sftdata.records import Conversation, Message, Rejection
 
@@ -58,17 +58,17 @@ def read(record: dict[str, Any]) -> Conversation | Rejection:
 def _prompt(value: Any, base: str, tools: Tools, faults: Faults) -> tuple[list[Message], Sequence[str]]:
     if isinstance(value, str):
         return [Message("user", value)], (base,)
-    messages = [
+    messages, pointers = read_turns(value, base, tools, faults)
+    context = [
         msgspec.structs.replace(message, trained=False)
         if message.role == "assistant" and message.trained is None
         else message
-        for message in read_turns(value, base, tools, faults)
+        for message in messages
     ]
-    return messages, turn_pointers(base, len(messages))
+    return context, pointers
 
 
 def _completion(value: Any, base: str, tools: Tools, faults: Faults) -> tuple[list[Message], Sequence[str]]:
     if isinstance(value, str):
         return [reply(value, base, faults)], (base,)
-    messages = read_turns(value, base, tools, faults)
-    return messages, turn_pointers(base, len(messages))
+    return read_turns(value, base, tools, faults)

@@ -11,7 +11,7 @@ from typing import Any
 from sftdata.formats.conversation import CHAT_COLUMNS, conclude
 from sftdata.formats.faults import Faults
 from sftdata.formats.tools import read_tools
-from sftdata.formats.turns import explain_turns, read_turns, turn_pointers
+from sftdata.formats.turns import explain_turns, read_turns
 from sftdata.formats.validation import schema
 from sftdata.records import Conversation, Rejection
 
@@ -35,7 +35,7 @@ def read(record: dict[str, Any]) -> Conversation | Rejection:
     if not rules.accepts(record):
         return explain_turns(rules, record, _READ_KEYS, tools, faults)
     key = next(name for name in _READ_KEYS if name in record)
-    messages = read_turns(record[key], f"/{key}", tools, faults)
+    messages, pointers = read_turns(record[key], f"/{key}", tools, faults)
     if not record.keys() <= _KNOWN:
         faults.ignore(record.keys() - _KNOWN)
-    return conclude("sharegpt", record, messages, turn_pointers(f"/{key}", len(messages)), tools, faults)
+    return conclude("sharegpt", record, messages, pointers, tools, faults)

@@ -19,7 +19,7 @@ import msgspec
 from sftdata.formats.faults import Faults, shown
 from sftdata.records import ToolCall
 
-__all__ = ["Tools", "read_call_text", "read_calls", "read_tools"]
+__all__ = ["Tools", "read_calls", "read_tools"]
 
 _KEEPS_NULL = frozenset({"default", "const", "enum", "examples", "example"})
 """Where null is a value of JSON Schema and not the padding of a table."""
@@ -40,12 +40,13 @@ NO_TOOLS = Tools()
 
 def read_tools(record: Mapping[str, Any], faults: Faults) -> Tools:
     """The definitions under `tools` and `functions`, each a list or its JSON text; empty ones count as absent."""
+    if "tools" not in record and "functions" not in record:
+        return NO_TOOLS
     definitions: list[dict[str, Any]] = []
     for key in ("tools", "functions"):
         if record.get(key):
-            for tool in _listed(record[key], key, faults):
-                if tool not in definitions:
-                    definitions.append(tool)
+            listed = _listed(record[key], key, faults)
+            definitions += [tool for tool in listed if tool not in definitions] if definitions else listed
     if not definitions:
         return NO_TOOLS
     functions = [tool["function"] for tool in definitions if isinstance(tool.get("function"), dict)]
@@ -65,10 +66,11 @@ def _listed(value: Any, key: str, faults: Faults) -> list[dict[str, Any]]:
         faults.add("SFT129", f"`{key}` is neither a list of tools nor the JSON text of one", f"/{key}")
         return []
     read = []
+    padded = _holds_null(tools)
     for index, tool in enumerate(tools):
         tool = _decoded(tool) if isinstance(tool, str) else tool
         if isinstance(tool, dict):
-            read.append(_wrapped(_unpadded(tool)))
+            read.append(_wrapped(_without_nulls(tool) if padded else tool))
         elif tool is not None:
             faults.add("SFT129", "a tool is not a JSON object", f"/{key}/{index}")
     return read
@@ -81,17 +83,16 @@ def _wrapped(tool: dict[str, Any]) -> dict[str, Any]:
     return {"type": "function", "function": {key: tool[key] for key in tool if key != "type"}}
 
 
-def _unpadded(tool: dict[str, Any]) -> dict[str, Any]:
-    """Without the null keys that a table's common schema adds; `"default": null` and its like stay."""
+def _holds_null(value: Any) -> bool:
+    """Whether a null may stand somewhere inside; a cheap look before a costly walk."""
     try:
-        if b"null" not in msgspec.json.encode(tool):
-            return tool
+        return b"null" in msgspec.json.encode(value)
     except (TypeError, ValueError, RecursionError):
-        return tool
-    return {key: _without_nulls(value) for key, value in tool.items() if value is not None}
+        return False
 
 
 def _without_nulls(value: Any) -> Any:
+    """Without the null keys that a table's common schema adds; `"default": null` and its like stay."""
     if isinstance(value, dict):
         return {
             key: item if key in _KEEPS_NULL else _without_nulls(item)
@@ -104,45 +105,38 @@ def _without_nulls(value: Any) -> Any:
 def _parameter_names(function: Mapping[str, Any]) -> Collection[str] | None:
     parameters = function.get("parameters")
     properties = parameters.get("properties") if isinstance(parameters, dict) else None
-    return frozenset(properties) if isinstance(properties, dict) else None
+    return properties if isinstance(properties, dict) else None
 
 
 def read_calls(raw: Any, where: str, tools: Tools, faults: Faults) -> tuple[ToolCall, ...]:
-    """The calls under `tool_calls`: a list of OpenAI's objects, of bare `{name, arguments}`, or its JSON text."""
+    """The calls at `where`: one call or a list of them, as objects or as JSON text.
+
+    A call is OpenAI's object (`function`, `id`), its `custom` variant, or a bare `{name, arguments}`.
+    """
     calls = _decoded(raw) if isinstance(raw, str) else raw
-    if not isinstance(calls, list):
-        faults.add("SFT117", "tool calls are text, but not a JSON list", where)
+    if isinstance(calls, dict):
+        places, calls = [where], [calls]
+    elif isinstance(calls, list):
+        places = [where if isinstance(raw, str) else f"{where}/{index}" for index in range(len(calls))]
+    else:
+        faults.add("SFT117", "the text is not the JSON of a tool call", where)
         return ()
-    read = [_call(call, f"{where}/{index}", tools, faults) for index, call in enumerate(calls)]
-    return tuple(call for call in read if call is not None)
-
-
-def read_call_text(text: str, where: str, tools: Tools, faults: Faults) -> tuple[ToolCall, ...]:
-    """The calls of a turn whose whole text is the JSON of one call, or of a list of them."""
-    value = _decoded(text)
-    if not isinstance(value, (dict, list)) or not value:
-        faults.add("SFT117", "a tool call turn does not hold the JSON of a call", where)
-        return ()
-    calls = value if isinstance(value, list) else [value]
-    read = [_call(call, where, tools, faults) for call in calls]
+    read = [_call(call, place, tools, faults) for call, place in zip(calls, places, strict=True)]
     return tuple(call for call in read if call is not None)
 
 
 def _call(raw: Any, where: str, tools: Tools, faults: Faults) -> ToolCall | None:
-    body, place = raw, where
+    body = raw
     if isinstance(raw, dict):
-        for envelope in ("function", "custom"):
-            if isinstance(raw.get(envelope), dict):
-                body, place = raw[envelope], f"{where}/{envelope}"
+        body = next((raw[key] for key in ("function", "custom") if isinstance(raw.get(key), dict)), raw)
     name = body.get("name") if isinstance(body, dict) else None
     if not isinstance(name, str) or not name:
-        faults.add("SFT117", "a tool call has no name", place)
+        faults.add("SFT117", "a tool call has no name", where)
         return None
+    call_id = raw.get("id") if isinstance(raw.get("id"), str) else None
     if isinstance(body.get("input"), str) and "arguments" not in body:
-        return ToolCall(name, body["input"], raw.get("id"))
-    arguments = _arguments(body.get("arguments"), name, f"{place}/arguments", tools, faults)
-    call_id = raw.get("id")
-    return ToolCall(name, arguments, call_id if isinstance(call_id, str) else None)
+        return ToolCall(name, body["input"], call_id)
+    return ToolCall(name, _arguments(body.get("arguments"), name, where, tools, faults), call_id)
 
 
 def _arguments(value: Any, name: str, where: str, tools: Tools, faults: Faults) -> dict[str, Any] | str:

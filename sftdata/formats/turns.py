@@ -10,16 +10,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+import msgspec
+
 from sftdata.formats.faults import Faults
 from sftdata.formats.flags import FLAG_KEYS, mask_counts, trained_flag
 from sftdata.formats.reasoning import has_stray_tag, split_think
 from sftdata.formats.roles import CALL_ROLES, ROLES
-from sftdata.formats.tools import Tools, read_call_text, read_calls
+from sftdata.formats.tools import Tools, read_calls
 from sftdata.formats.validation import Schema
 from sftdata.records import Message, Rejection, Role, ToolCall
 
 __all__ = ["explain_turns", "read_turns", "reply", "turn_pointers"]
 
+_FEW = 64
+"""Conversations of up to so many turns share their pointers."""
 _REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
 _KNOWN = frozenset(
     {
@@ -32,18 +36,29 @@ _KNOWN = frozenset(
 
 
 @lru_cache(maxsize=512)
+def _few_pointers(base: str, count: int) -> tuple[str, ...]:
+    return tuple(f"{base}/{index}" for index in range(count))
+
+
 def turn_pointers(base: str, count: int) -> tuple[str, ...]:
     """The pointers of `count` turns in the list at `base`.
 
     >>> turn_pointers("/messages", 2)
     ('/messages/0', '/messages/1')
     """
-    return tuple(f"{base}/{index}" for index in range(count))
+    return (_few_pointers if count <= _FEW else _few_pointers.__wrapped__)(base, count)
 
 
-def read_turns(raws: Sequence[dict[str, Any]], base: str, tools: Tools, faults: Faults) -> list[Message]:
-    """A message for every raw turn; faults are noted, and `faults.broken` set where a turn could not be read."""
+def read_turns(
+    raws: Sequence[dict[str, Any]], base: str, tools: Tools, faults: Faults
+) -> tuple[list[Message], tuple[str, ...]]:
+    """The messages of the turns in the list at `base`, and the pointer of each.
+
+    Neighbouring turns that are nothing but a tool call each are parallel calls of one message.
+    """
     messages: list[Message] = []
+    pointers = turn_pointers(base, len(raws))
+    merged: set[int] = set()
     reader: _TurnReader | None = None
     for index, raw in enumerate(raws):
         if len(raw) == 2:
@@ -57,16 +72,22 @@ def read_turns(raws: Sequence[dict[str, Any]], base: str, tools: Tools, faults: 
                 continue
         if reader is None:
             reader = _TurnReader(raws, tools, faults)
-        messages.append(reader.read(raw, f"{base}/{index}"))
-    return messages
+        message = reader.read(raw, pointers[index])
+        if index > 0 and _is_call(raw) and _is_call(raws[index - 1]) and messages[-1].trained is message.trained:
+            merged.add(index)
+            message = msgspec.structs.replace(message, tool_calls=messages.pop().tool_calls + message.tool_calls)
+        messages.append(message)
+    if merged:
+        pointers = tuple(place for index, place in enumerate(pointers) if index not in merged)
+    return messages, pointers
 
 
 def reply(content: str, where: str, faults: Faults) -> Message:
     """The assistant's message for a reply that is text alone, at `where`."""
     if "think>" not in content:
         return Message("assistant", content)
-    reasoning, text = _split_reasoning(None, content, where, faults)
-    return Message("assistant", text, reasoning)
+    reasoning, text, inline = _split_reasoning(None, content, where, faults)
+    return Message("assistant", text, reasoning, inline=inline)
 
 
 def explain_turns(
@@ -105,14 +126,15 @@ class _TurnReader:
         key = "value" if "from" in raw else "content"
         content = _text(raw.get(key))
         calls = self._calls(raw, role, where)
-        if content is not None and raw.get("from", raw.get("role")) in CALL_ROLES:
-            calls += read_call_text(content, f"{where}/{key}", self._tools, faults)
+        if content is not None and _is_call(raw):
+            calls += read_calls(content, f"{where}/{key}", self._tools, faults)
             content = None
-        reasoning = None
-        if role == "assistant":
-            reasoning, content = self._reasoning(raw, content, f"{where}/{key}")
-        elif any(raw.get(name) for name in _REASONING_KEYS):
+        reasoning, inline = next((raw[name] for name in _REASONING_KEYS if name in raw), None), None
+        if role != "assistant":
             faults.ignore(name for name in _REASONING_KEYS if raw.get(name))
+            reasoning = None
+        elif content is not None:
+            reasoning, content, inline = _split_reasoning(reasoning, content, f"{where}/{key}", faults)
         self._note_unread(raw)
         return Message(
             role,
@@ -122,27 +144,19 @@ class _TurnReader:
             raw.get("tool_call_id"),
             raw.get("name"),
             trained_flag(raw, role, where, self._mask, faults),
+            inline,
         )
 
     def _calls(self, raw: Mapping[str, Any], role: Role, where: str) -> tuple[ToolCall, ...]:
         calls: tuple[ToolCall, ...] = ()
         for key in ("tool_calls", "function_call"):
-            value = raw.get(key)
-            if not value:
+            if not raw.get(key):
                 continue
-            if role != "assistant":
-                self._faults.add("SFT117", f"a turn of role {role} holds tool calls", f"{where}/{key}")
-            elif key == "tool_calls":
-                calls += read_calls(value, f"{where}/{key}", self._tools, self._faults)
+            if role == "assistant":
+                calls += read_calls(raw[key], f"{where}/{key}", self._tools, self._faults)
             else:
-                calls += read_calls([value], f"{where}/{key}", self._tools, self._faults)
+                self._faults.add("SFT117", f"a turn of role {role} holds tool calls", f"{where}/{key}")
         return calls
-
-    def _reasoning(self, raw: Mapping[str, Any], content: str | None, where: str) -> tuple[str | None, str | None]:
-        reasoning = next((raw[key] for key in _REASONING_KEYS if key in raw), None)
-        if content is None:
-            return reasoning, None
-        return _split_reasoning(reasoning, content, where, self._faults)
 
     def _note_unread(self, raw: Mapping[str, Any]) -> None:
         unread = raw.keys() - _KNOWN
@@ -153,12 +167,22 @@ class _TurnReader:
             self._faults.ignore(unread)
 
 
-def _split_reasoning(reasoning: str | None, content: str, where: str, faults: Faults) -> tuple[str | None, str]:
+def _split_reasoning(
+    reasoning: str | None, content: str, where: str, faults: Faults
+) -> tuple[str | None, str, str | None]:
+    """(reasoning, content, content as it stood where the reasoning was taken out of it)."""
+    inline = None
     if reasoning is None and (pair := split_think(content)) is not None:
+        inline = content
         reasoning, content = pair
     if has_stray_tag(reasoning, content):
         faults.add("SFT712", "think tags that do not match up stay in the text", where)
-    return reasoning, content
+    return reasoning, content, inline
+
+
+def _is_call(raw: Mapping[str, Any]) -> bool:
+    """Whether the turn's whole text is a tool call."""
+    return raw.get("from", raw.get("role")) in CALL_ROLES
 
 
 def _role(raw: Mapping[str, Any]) -> Role:

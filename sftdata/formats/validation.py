@@ -9,18 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from itertools import islice
 from typing import Any
 
 import jsonschema_rs
 
 import sftdata_schemas
-from sftdata.formats.faults import Faults, pointer, shown
+from sftdata.formats.faults import MAX_FINDINGS, Faults, pointer, shown
 from sftdata.records import Rejection
 
 __all__ = ["Schema", "schema"]
 
 _DEFAULT_RULE = "SFT129"
 _PREFIX = "sftdata://schemas/"
+_REFUSED = {
+    "SFT104": "unknown role {}",
+    "SFT105": "{} is a role of ShareGPT, in a record of messages",
+    "SFT115": "{} is not a training flag (0, 1, true or false)",
+    "SFT122": "it holds images, audio or video",
+}
+"""How a value is refused that is not among those allowed."""
 _TYPE_NAMES = {dict: "object", list: "array", str: "text", bool: "boolean", int: "number", float: "number"}
 
 
@@ -35,7 +43,7 @@ class Schema:
         """Add a finding for every violation in a refused `value`; returns the path of each, keys and indices."""
         paths = []
         try:
-            for error in self._validator.iter_errors(value):
+            for error in islice(self._validator.iter_errors(value), MAX_FINDINGS):
                 faults.add(*_described(error))
                 paths.append(list(error.instance_path))
         except (ValueError, RecursionError):
@@ -51,8 +59,9 @@ class Schema:
 def _described(error: jsonschema_rs.ValidationError) -> tuple[str, str, str]:
     """(code, message, pointer) of one violation."""
     location = error.absolute_keyword_location or ""
-    details = error.kind.as_dict()
-    return _rule(location), _wording(error.kind.name, details, error.instance, location), pointer(*error.instance_path)
+    code = _rule(location)
+    what = _wording(code, error.kind.name, error.kind.as_dict(), error.instance, location)
+    return code, what, pointer(*error.instance_path)
 
 
 @cache
@@ -88,7 +97,7 @@ def _rule(location: str) -> str:
     return code
 
 
-def _wording(keyword: str, details: Mapping[str, Any], value: Any, location: str) -> str:
+def _wording(code: str, keyword: str, details: Mapping[str, Any], value: Any, location: str) -> str:
     got = _TYPE_NAMES.get(type(value), "null")
     if keyword == "required":
         return f"`{details['property']}` is missing"
@@ -99,7 +108,7 @@ def _wording(keyword: str, details: Mapping[str, Any], value: Any, location: str
         names = [option[0].kind.as_dict().get("property", "?") for option in details["context"] if option]
         return f"none of {', '.join(f'`{name}`' for name in names)} is there"
     if keyword in ("enum", "const"):
-        return f"{shown(value)} is not allowed here"
+        return _REFUSED.get(code, "{} is not allowed here").format(shown(value))
     if keyword in ("minItems", "minLength", "pattern"):
         return "it is empty"
     if keyword == "not":

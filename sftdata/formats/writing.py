@@ -16,7 +16,8 @@ __all__ = ["to_messages"]
 def to_messages(conversation: Conversation) -> dict[str, Any]:
     """The record that says what `conversation` says; a text without roles becomes `{"text": …}`.
 
-    Arguments of tool calls stay objects, reasoning is `reasoning_content`, training flags are `weight`.
+    Arguments of tool calls stay objects, training flags are `weight`, and reasoning is `reasoning_content` unless it
+    stood inline, where it stays.
     """
     if conversation.text is not None:
         return {"text": conversation.text}
@@ -30,9 +31,10 @@ def to_messages(conversation: Conversation) -> dict[str, Any]:
 
 def _written(message: Message) -> dict[str, Any]:
     raw: dict[str, Any] = {"role": message.role}
-    if message.content is not None:
-        raw["content"] = message.content
-    if message.reasoning is not None:
+    content = message.content if message.inline is None else message.inline
+    if content is not None:
+        raw["content"] = content
+    if message.reasoning is not None and message.inline is None:
         raw["reasoning_content"] = message.reasoning
     if message.tool_calls:
         raw["tool_calls"] = [
