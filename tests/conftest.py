@@ -1,0 +1,18 @@
+"""Fixtures that several suites share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real inputs, or a skip that says what is missing."""
+    named = os.environ.get("SFTDATA_TEST_DATA")
+    folder = Path(named) if named else Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("no real data: ../shared/data is missing and SFTDATA_TEST_DATA names no folder")
+    return folder

@@ -1,0 +1,88 @@
+"""Law 4, as far as conversations go: one chat, written in every format that can hold it, is one conversation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from strategies import conversations, json_values
+
+from sftdata.formats import FORMATS, FormatOptions, normalise, to_messages
+from sftdata.formats.faults import has_error
+from sftdata.records import Conversation, Rejection
+
+
+def said(value: Any, options: FormatOptions | None = None) -> Conversation:
+    """What a record says, without where it stood in it."""
+    result = normalise(value, options or FormatOptions())
+    assert isinstance(result, Conversation), result
+    return Conversation(result.messages, result.text, result.tools, result.template_kwargs)
+
+
+def as_sharegpt(chat: Conversation) -> dict[str, Any]:
+    names = {"user": "human", "assistant": "gpt", "system": "system"}
+    return {"conversations": [{"from": names[turn.role], "value": turn.content} for turn in chat.messages]}
+
+
+def as_alpaca(chat: Conversation) -> dict[str, Any]:
+    system = [turn.content for turn in chat.messages if turn.role == "system"]
+    said_in_turn = [turn.content for turn in chat.messages if turn.role != "system"]
+    return {
+        **({"system": system[0]} if system else {}),
+        "history": [said_in_turn[at : at + 2] for at in range(0, len(said_in_turn) - 2, 2)],
+        "instruction": said_in_turn[-2],
+        "input": "",
+        "output": said_in_turn[-1],
+    }
+
+
+@given(conversations())
+def test_the_same_chat_in_every_format_is_the_same_conversation(chat: Conversation) -> None:
+    record = to_messages(chat)
+    expected = said(record)
+    assert expected == chat
+    assert said(record["messages"]) == expected, "bare list"
+    assert said(as_sharegpt(chat)) == expected
+    assert said({"conversations": record["messages"]}) == expected, "ShareGPT's key, OpenAI's turns"
+    assert said(as_alpaca(chat)) == expected
+
+
+@given(conversations(max_rounds=1))
+def test_a_pair_of_texts_is_the_same_conversation_as_its_messages(chat: Conversation) -> None:
+    asked, answered = (turn for turn in chat.messages if turn.role != "system")
+    system = {"system": turn.content for turn in chat.messages if turn.role == "system"}
+    for ask, answer in (("prompt", "completion"), ("question", "answer"), ("prompt", "response")):
+        assert said({ask: asked.content, answer: answered.content, **system}) == chat
+    turns = to_messages(chat)["messages"]
+    assert said({"prompt": turns[:-1], "completion": turns[-1:]}) == chat
+
+
+@given(conversations(rich=True))
+def test_what_is_written_reads_back_the_same(chat: Conversation) -> None:
+    once = said(to_messages(chat))
+    assert once == chat
+    assert said(to_messages(once)) == once
+
+
+@given(json_values())
+def test_no_json_value_makes_normalise_raise(value: Any) -> None:
+    for name in ("auto", *FORMATS):
+        result = normalise(value, FormatOptions(input_format=name))
+        assert has_error(result.findings) is isinstance(result, Rejection)
+        if isinstance(result, Conversation):
+            assert len(result.pointers) == len(result.messages)
+            assert (result.text is None) is bool(result.messages)
+            again = normalise(to_messages(result))
+            assert isinstance(again, Conversation)
+            assert (again.messages, again.text, again.tools) == (result.messages, result.text, result.tools)
+
+
+@given(conversations(), json_values())
+def test_a_value_anywhere_in_a_record_never_makes_normalise_raise(chat: Conversation, value: Any) -> None:
+    record = to_messages(chat)
+    for key in ("role", "content", "tool_calls", "reasoning_content", "weight", "metadata", "tool_call_id"):
+        turns = [dict(turn) for turn in record["messages"]]
+        turns[-1][key] = value
+        normalise({"messages": turns})
+        normalise({"conversations": turns, "tools": value, "system": "S"})
+    normalise({**record, "chat_template_kwargs": value, "tools": [value]})
