@@ -1,7 +1,7 @@
 """A canary for packed rows: change one document, and demand that nothing moves in any other.
 
 What lives here: the assertion, and the search for the cause where it fails. What must not: a table of models; every
-cause is found by repairing the batch and looking again. Two forward passes without the head, so run it at step 0.
+cause is found by repairing the batch and looking again. Three forward passes without the head: run it at step 0.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch.nn.parallel import DistributedDataParallel
 from sftdata.errors import ConfigError, SftdataError, describe
 from sftdata_torch.collate import Batch
 
-__all__ = ["PackingLeakError", "assert_packing_isolated"]
+__all__ = ["IsolationCheck", "PackingLeakError", "assert_packing_isolated"]
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-2}
-"""How far others may move, as a share of how far the changed document moved. An exact mask moves them by nothing;
+"""How far others may move, as a share of how far the changed ones moved. An exact mask moves them by nothing;
 kernels that choose their reduction by content (routed experts) move them by rounding."""
 _ATTENTION_LAYERS = ("full_attention", "sliding_attention", "chunked_attention")
 
@@ -30,7 +30,7 @@ class PackingLeakError(SftdataError, RuntimeError):
 
 
 class _Response(NamedTuple):
-    """How far the hidden states moved, as the largest absolute difference."""
+    """How far the hidden states of the changed documents and of the others moved (largest absolute difference)."""
 
     own: float
     others: float
@@ -47,12 +47,12 @@ class _Repair(NamedTuple):
 
 @torch.no_grad()
 def assert_packing_isolated(model: nn.Module, batch: Batch, *, tolerance: float | None = None) -> None:
-    """Return if changing one document of `batch` moves no hidden state of another, else say why.
+    """Return if changing documents of `batch` moves no hidden state of another, else say why.
 
     `batch` is what the training loop gives the model, in any form, with two documents at least; `labels` and the
     counts of targets are left aside. The model is run as it is wrapped for training, without its head, in eval mode
     and without gradients; its mode and all random states are the same afterwards. `tolerance` is relative to the
-    move of the changed document (default 1e-5 in float32, 1e-2 in half precision).
+    move of the changed documents (default 1e-5 in float32, 1e-2 in half precision).
 
     Raises PackingLeakError with the cause; ConfigError where the batch cannot show anything.
     """
@@ -73,13 +73,26 @@ def assert_packing_isolated(model: nn.Module, batch: Batch, *, tolerance: float 
             causes = _causes(body, batch, limit)
             raise PackingLeakError(
                 describe(
-                    f"changing one document moved another's hidden states by {response.others:.3g} (its own by "
+                    f"changing documents moved another's hidden states by {response.others:.3g} (their own by "
                     f"{response.own:.3g}): {'; '.join(cause for cause, _ in causes)}",
                     where="packed documents are not isolated",
                     expected=f"at most {limit * response.own:.3g}",
                     fix=" ".join(fix for _, fix in causes),
                 )
             )
+
+
+class IsolationCheck:
+    """`assert_packing_isolated` on the first batch with two documents, and on no later one: for training loops."""
+
+    def __init__(self) -> None:
+        self.done = False
+
+    def __call__(self, model: nn.Module, batch: Batch) -> None:
+        """Check `batch` if none was checked so far and this one can show anything."""
+        if not self.done and int(_documents(batch).max()) > int(_documents(batch).min()):
+            assert_packing_isolated(model, batch)
+            self.done = True
 
 
 def _body(model: nn.Module) -> nn.Module:
@@ -103,8 +116,8 @@ def _inputs(batch: Batch, model: nn.Module) -> Batch:
 
 
 def _documents(batch: Batch) -> torch.Tensor:
-    """The document of every token, int64 `[B, T]`: from the batch's bounds, else from restarting positions, else one
-    a row."""
+    """The document of every token, counted from 1 along the rows, int64 `[B, T]`: from the batch's bounds, else from
+    restarting positions, else one a row."""
     ids = batch["input_ids"]
     at = torch.arange(ids.numel(), device=ids.device)
     if "cu_seq_lens_q" in batch:
@@ -113,22 +126,32 @@ def _documents(batch: Batch) -> torch.Tensor:
         flat = (batch["position_ids"].reshape(-1) == 0).cumsum(0)
     else:
         flat = at // ids.shape[1]
-    return flat.view(ids.shape)
+    return _beginnings(flat).cumsum(0).view(ids.shape)
+
+
+def _beginnings(flat: torch.Tensor) -> torch.Tensor:
+    """`[4, 4, 6]` to `[True, False, True]`."""
+    begins = torch.ones_like(flat, dtype=torch.bool)
+    begins[1:] = flat[1:] != flat[:-1]
+    return begins
 
 
 def _respond(body: nn.Module, batch: Batch, documents: torch.Tensor) -> tuple[_Response, torch.dtype]:
-    """Change every token of the middle document; with two, of the first. Others stand before and behind it."""
-    present = torch.bincount(documents.reshape(-1)).nonzero()[:, 0]
-    changed = documents == present[(len(present) - 1) // 2]
+    """Change every second document and look at the rest, then the other way round: so each stands between two
+    that change while it does not, and leaks in both directions, and in every row, are seen."""
     ids = batch["input_ids"]
-    other_ids = torch.where(changed, torch.where(ids > 0, ids - 1, ids + 1), ids)
-    before, after = (_hidden(body, {**batch, "input_ids": given}) for given in (ids, other_ids))
+    other_ids = torch.where(ids > 0, ids - 1, ids + 1)
+    before = _hidden(body, batch)
     if not bool(before.isfinite().all()):
         raise ConfigError(describe("the model's hidden states are not finite", where="isolation", fix="Check them."))
-    moved = (after - before).abs().float().amax(-1).view(changed.shape)
-    zero = moved.new_zeros(())
-    own, others = torch.where(changed, moved, zero).max(), torch.where(changed, zero, moved).max()
-    return _Response(float(own), float(others)), before.dtype
+    own, others = [], []
+    for parity in (0, 1):
+        changed = documents % 2 == parity
+        after = _hidden(body, {**batch, "input_ids": torch.where(changed, other_ids, ids)})
+        moved = (after - before).abs().float().amax(-1).view(changed.shape)
+        own.append(moved[changed].max())
+        others.append(moved[~changed].max())
+    return _Response(float(torch.stack(own).min()), float(torch.stack(others).max())), before.dtype
 
 
 def _hidden(body: nn.Module, batch: Batch) -> torch.Tensor:
@@ -191,9 +214,7 @@ def _with_positions(batch: Batch) -> Batch:
     """Positions counted from the last place where the document changed."""
     documents = _documents(batch).reshape(-1)
     at = torch.arange(len(documents), device=documents.device)
-    begins = torch.ones_like(documents, dtype=torch.bool)
-    begins[1:] = documents[1:] != documents[:-1]
-    starts = torch.where(begins, at, torch.zeros_like(at)).cummax(0).values
+    starts = torch.where(_beginnings(documents), at, torch.zeros_like(at)).cummax(0).values
     return {**batch, "position_ids": (at - starts).view(batch["input_ids"].shape)}
 
 

@@ -238,9 +238,8 @@ class ElasticSampler(Sampler[list[Bin]]):
 
     def _share(self, chunk: list[int]) -> list[Bin]:
         """This rank's part of a chunk; a blank bin where there are fewer bins than ranks and none is left for it."""
-        size = len(chunk)
-        mine = chunk[size * self.rank // self.world_size : size * (self.rank + 1) // self.world_size]
-        return [Bin(place) for place in mine] or [Bin(chunk[0], blank=True)]
+        first, stop = (-(-len(chunk) * rank // self.world_size) for rank in (self.rank, self.rank + 1))
+        return [Bin(place) for place in chunk[first:stop]] or [Bin(chunk[0], blank=True)]
 
 
 def _world() -> tuple[int, int]:
