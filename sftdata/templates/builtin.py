@@ -26,14 +26,12 @@ class BuiltinTemplate(msgspec.Struct, frozen=True, kw_only=True):
 
     def source(self) -> str:
         """The template's text, read from the package."""
-        path = resources.files("sftdata.templates").joinpath("builtin", f"{self.name}.jinja")
+        path = resources.files("sftdata.templates").joinpath("builtin").joinpath(f"{self.name}.jinja")
         return path.read_text(encoding="utf-8")
 
 
 def _ending(name: str, description: str, stop: str, *, bos: str | None = None) -> BuiltinTemplate:
-    return BuiltinTemplate(
-        name=name, description=description, bos_token=bos, eos_token=stop, stop_tokens=(stop,)
-    )
+    return BuiltinTemplate(name=name, description=description, bos_token=bos, eos_token=stop, stop_tokens=(stop,))
 
 
 _TABLE = (

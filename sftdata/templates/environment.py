@@ -27,13 +27,13 @@ from jinja2.exceptions import TemplateError as JinjaTemplateError
 from jinja2.nodes import EvalContext
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import Cycler, Joiner, Namespace
 
 from sftdata.errors import ConfigError, SftdataError, describe
-from sftdata.templates.sandbox import MOST_LOOP_TURNS, Budget, LimitReached, Limits, spend_width
-from sftdata.templates.sandbox_calls import BoundFormat, DictFunction, Exposed
+from sftdata.templates.sandbox import Budget, LimitReached, Limits
+from sftdata.templates.sandbox_calls import BoundFormat
 from sftdata.templates.sandbox_compiler import RUNTIME, CodeGenerator, GenerationTag, refuse_forbidden, weight
 from sftdata.templates.sandbox_filters import FILTERS, TESTS
+from sftdata.templates.sandbox_names import GLOBALS, TemplateNamespace, strftime_now
 
 __all__ = [
     "Limits",
@@ -78,25 +78,6 @@ class TemplateSyntaxError(TemplateError, ConfigError):
     code = "SFT322"
 
 
-class TemplateNamespace(Namespace):
-    """`namespace(...)`: names with a leading underscore are refused."""
-
-    def __init__(*args: Any, **kwargs: Any) -> None:  # noqa: N805  a keyword may be called self
-        made = dict(*args[1:], **kwargs)
-        for name in made:
-            _check_name(name)
-        Namespace.__init__(args[0], made)  # type: ignore[arg-type]
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        _check_name(name)
-        super().__setitem__(name, value)
-
-
-def _check_name(name: object) -> None:
-    if isinstance(name, str) and name.startswith("_"):
-        raise SecurityError(f"stores an attribute with a leading underscore ({name!r}) in a namespace")
-
-
 class TemplateEnvironment(ImmutableSandboxedEnvironment):
     """Jinja's immutable sandbox with bounded operations. It holds no state of a rendering."""
 
@@ -106,8 +87,8 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
 
     def __init__(self) -> None:
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, "jinja2.ext.loopcontrols"])
-        self.filters = FILTERS
-        self.tests = TESTS
+        self.filters = dict(FILTERS)
+        self.tests = dict(TESTS)
         self.globals = dict(GLOBALS)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
@@ -120,45 +101,6 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         """Hold `text.format` back until it is called, when there is a budget to pay from."""
         wrapped = super().wrap_str_format(value)
         return None if wrapped is None else BoundFormat(self, value.__self__, value.__name__)
-
-
-def _raise_exception(_: Budget, message: Any = "") -> None:
-    raise JinjaTemplateError(str(message))
-
-
-def _range(budget: Budget, *args: Any) -> range:
-    numbers = range(*args)
-    if len(numbers) > MOST_LOOP_TURNS:
-        budget.stop(f"makes a range of more than {MOST_LOOP_TURNS:,} numbers")
-    return numbers
-
-
-def _unpaid(function: Any) -> Exposed:
-    return Exposed(lambda _, *args, **kwargs: function(*args, **kwargs))
-
-
-GLOBALS: dict[str, Any] = {
-    "cycler": _unpaid(Cycler),
-    "dict": DictFunction(),
-    "joiner": _unpaid(Joiner),
-    "namespace": _unpaid(TemplateNamespace),
-    "raise_exception": Exposed(_raise_exception),
-    "range": Exposed(_range),
-}
-
-_WIDTH = re.compile(r"%[^a-zA-Z%]*?(\d+)")
-
-
-def _strftime_now(clock: datetime.date) -> Exposed:
-    moment = datetime.datetime.combine(clock, datetime.time())
-
-    def strftime_now(budget: Budget, form: str) -> str:
-        for digits in _WIDTH.findall(form):
-            spend_width(budget, digits)
-        budget.spend_chars(64 * len(form))
-        return moment.strftime(form)
-
-    return Exposed(strftime_now)
 
 
 @functools.cache
@@ -210,7 +152,7 @@ class Template:
         self.sha256 = hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()
         self._limits = limits
         self._environment = _environment()
-        self._constants = {**GLOBALS, "strftime_now": _strftime_now(clock), **variables}
+        self._constants = {**GLOBALS, "strftime_now": strftime_now(clock), **variables}
         self._eval_ctx = EvalContext(self._environment)
         self._compile()
 
@@ -252,9 +194,8 @@ class Template:
         self.literals = tuple(dict.fromkeys((*data, *texts)))
         self.generation = _generation(tree)
         self._macro_weights: dict[str | None, int] = {}
-        for macro in tree.find_all((nodes.Macro, nodes.CallBlock)):
-            name = macro.name if isinstance(macro, nodes.Macro) else None
-            self._macro_weights[name] = max(weight(macro.body), self._macro_weights.get(name, 1))
+        for macro in tree.find_all(nodes.Macro):
+            self._macro_weights[macro.name] = max(weight(macro.body), self._macro_weights.get(macro.name, 1))
         self._widest = weight(tree.body)
 
     def render(
@@ -331,17 +272,8 @@ class Template:
 
     def _explain(self, error: Exception) -> TemplateError:
         """The error of ours that says what went wrong in the template, and in which of its lines."""
-        where = {"name": self.name, "lineno": self._line(error.__traceback__)}
-        detail = " ".join(str(error).split())
-        if isinstance(error, LimitReached):
-            return TemplateLimitError(f"the template {detail}", **where)
-        if isinstance(error, (RecursionError, MemoryError, OverflowError)):
-            return TemplateLimitError(f"the template ran into {type(error).__name__}", **where)
-        if isinstance(error, SecurityError):
-            return TemplateSecurityError(detail, **where)
-        if isinstance(error, JinjaTemplateError):
-            return TemplateError(detail or "the template raised an exception", **where)
-        return TemplateError(f"{type(error).__name__}: {detail}" if detail else type(error).__name__, **where)
+        kind, detail = _classify(error)
+        return kind(detail, name=self.name, lineno=self._line(error.__traceback__))
 
     def _line(self, traceback: TracebackType | None) -> int | None:
         """The template's line in the innermost frame of its own code."""
@@ -353,6 +285,20 @@ class Template:
         if python is None:
             return None
         return max(((at, line) for at, line in self._lines if at <= python), default=(0, 1))[1]
+
+
+def _classify(error: Exception) -> tuple[type[TemplateError], str]:
+    """Which error of ours an exception out of template code is, and its message."""
+    detail = " ".join(str(error).split())
+    if isinstance(error, LimitReached):
+        return TemplateLimitError, f"the template {detail}"
+    if isinstance(error, (RecursionError, MemoryError, OverflowError)):
+        return TemplateLimitError, f"the template ran into {type(error).__name__}"
+    if isinstance(error, SecurityError):
+        return TemplateSecurityError, detail
+    if isinstance(error, JinjaTemplateError):
+        return TemplateError, detail or "the template raised an exception"
+    return TemplateError, f"{type(error).__name__}: {detail}" if detail else type(error).__name__
 
 
 def _collect(pieces: Iterator[str], budget: Budget) -> str:

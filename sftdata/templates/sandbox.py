@@ -41,6 +41,7 @@ __all__ = [
     "steps",
     "subscript",
     "text",
+    "words",
 ]
 
 ELEMENT_CHARS = 16
@@ -63,7 +64,7 @@ class Limits(msgspec.Struct, frozen=True):
     """Longest template source that is compiled at all; the longest public ones have about 30,000."""
 
 
-class LimitReached(Exception):  # noqa: N818  it is a fact about the template, worded by `environment`
+class LimitReached(Exception):
     """The budget does not allow what the template is about to do."""
 
 
@@ -78,9 +79,18 @@ class Extent(NamedTuple):
 
 
 _SEQUENCES = (list, tuple)
-_VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
+_VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items()))
 _SIZED = frozenset((str, list, tuple, dict, range, set, frozenset, *_VIEWS))
 _SCALARS = frozenset((bool, int, float, type(None)))
+
+
+def words(text: str) -> frozenset[str]:
+    """The words of a text, for tables of names.
+
+    >>> sorted(words("b a"))
+    ['a', 'b']
+    """
+    return frozenset(text.split())
 
 
 class Budget:

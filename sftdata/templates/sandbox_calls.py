@@ -15,28 +15,28 @@ from jinja2.runtime import LoopContext, Macro, Undefined
 from jinja2.sandbox import SandboxedEnvironment, SandboxedFormatter
 from jinja2.utils import Cycler, Joiner
 
-from sftdata.templates.sandbox import ELEMENT_CHARS, Budget, key, spend_width, steps, text
+from sftdata.templates.sandbox import ELEMENT_CHARS, Budget, key, spend_width, steps, text, words
 
 __all__ = ["BoundFormat", "Exposed", "call", "method", "result"]
 
-_READING = frozenset(
+_READING = words(
     "capitalize casefold count endswith find index isalnum isalpha isascii isdecimal isdigit isidentifier islower"
     " isnumeric isprintable isspace istitle isupper lower partition removeprefix removesuffix split splitlines"
-    " startswith swapcase title upper".split()
+    " startswith swapcase title upper"
 )
 """Methods of a text whose cost is in proportion to it."""
-_SEARCHING = frozenset("lstrip rfind rindex rpartition rsplit rstrip strip".split())
+_SEARCHING = words("lstrip rfind rindex rpartition rsplit rstrip strip")
 """Methods whose cost is in proportion to the text times their argument."""
-_PADDING = frozenset("center expandtabs ljust rjust zfill".split())
+_PADDING = words("center expandtabs ljust rjust zfill")
 _CODECS = frozenset(("utf-8", "utf8", "ascii", "latin-1", "utf-16", "utf-32"))
 _OTHER = {
-    dict: frozenset("copy get items keys values".split()),
-    list: frozenset("copy count index".split()),
-    tuple: frozenset("count index".split()),
-    int: frozenset("bit_count bit_length conjugate is_integer".split()),
-    float: frozenset("hex is_integer".split()),
-    bytes: frozenset("decode endswith hex startswith".split()),
-    range: frozenset("count index".split()),
+    dict: words("copy get items keys values"),
+    list: words("copy count index"),
+    tuple: words("count index"),
+    int: words("bit_count bit_length conjugate is_integer"),
+    float: words("hex is_integer"),
+    bytes: words("decode endswith hex startswith"),
+    range: words("count index"),
 }
 """Methods of other plain values that neither change them nor grow."""
 
@@ -218,7 +218,8 @@ def _format(budget: Budget, bound: BoundFormat, args: Sequence[Any], kwargs: Map
     if bound.name == "format_map":
         if kwargs or len(args) != 1:
             raise TypeError(f"format_map() takes exactly one argument ({len(args)} given)")
-        args, kwargs = (), args[0]
+        (kwargs,) = args
+        args = ()
     budget.spend_chars(len(bound.value))
     formatted = _Formatter(bound.environment, budget).vformat(bound.value, args, kwargs)
     return type(bound.value)(formatted)

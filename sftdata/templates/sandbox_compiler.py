@@ -8,6 +8,8 @@ is one call, and a method of a text is called without a detour over attribute ac
 runs faster than Jinja's own unsandboxed code (`benchmarks` measures it).
 """
 
+# ruff: noqa: N802  visitors are named after the nodes that they visit
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -22,6 +24,7 @@ from jinja2.parser import Parser
 from jinja2.runtime import LoopContext
 
 from sftdata.templates import sandbox, sandbox_calls
+from sftdata.templates.sandbox import words
 
 __all__ = ["RUNTIME", "CodeGenerator", "GenerationTag", "refuse_forbidden", "weight"]
 
@@ -57,7 +60,7 @@ FORBIDDEN: dict[type[nodes.Node], str] = {
 """Tags that need other files or write HTML."""
 
 _DICT_NAMES = frozenset(dir(dict))
-_LOOP_NAMES = frozenset("depth depth0 first index index0 last length nextitem previtem revindex revindex0".split())
+_LOOP_NAMES = words("depth depth0 first index index0 last length nextitem previtem revindex revindex0")
 
 
 def weight(body: list[nodes.Node]) -> int:
@@ -110,10 +113,10 @@ class CodeGenerator(JinjaCodeGenerator):
 
     # -- output: a text goes out as it is, anything else through `text`
 
-    def _output_child_pre(self, node: nodes.Expr, frame: Frame, finalize: Any) -> None:
+    def _output_child_pre(self, _node: nodes.Expr, _frame: Frame, _finalize: Any) -> None:
         self.write("(t_out if type(t_out := ")
 
-    def _output_child_post(self, node: nodes.Expr, frame: Frame, finalize: Any) -> None:
+    def _output_child_post(self, _node: nodes.Expr, _frame: Frame, _finalize: Any) -> None:
         self.write(") is str else bounded_text(budget, t_out))")
 
     # -- look-ups: inline where the value is a plain dict or the loop
@@ -176,19 +179,19 @@ class CodeGenerator(JinjaCodeGenerator):
 
     # -- operators
 
-    def visit_Add(self, node: nodes.Add, frame: Frame) -> None:
+    def visit_Add(self, node: nodes.BinExpr, frame: Frame) -> None:
         self._emit("bounded_add", frame, *_chain(node))
 
     def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
         self._emit("bounded_concat", frame, *node.nodes)
 
-    def visit_Mul(self, node: nodes.Mul, frame: Frame) -> None:
+    def visit_Mul(self, node: nodes.BinExpr, frame: Frame) -> None:
         self._emit("bounded_multiply", frame, node.left, node.right)
 
-    def visit_Pow(self, node: nodes.Pow, frame: Frame) -> None:
+    def visit_Pow(self, node: nodes.BinExpr, frame: Frame) -> None:
         self._emit("bounded_power", frame, node.left, node.right)
 
-    def visit_Mod(self, node: nodes.Mod, frame: Frame) -> None:
+    def visit_Mod(self, node: nodes.BinExpr, frame: Frame) -> None:
         self._emit("bounded_modulo", frame, node.left, node.right)
 
     def visit_Compare(self, node: nodes.Compare, frame: Frame) -> None:
@@ -241,7 +244,7 @@ def _is_scalar(node: nodes.Node) -> bool:
     return isinstance(node, nodes.Const)
 
 
-def _chain(node: nodes.Add) -> list[nodes.Expr]:
+def _chain(node: nodes.BinExpr) -> list[nodes.Expr]:
     """The operands of `a + b + c` from left to right, neighbouring literal texts made one."""
     operands: list[nodes.Expr] = []
     left: nodes.Expr = node

@@ -12,7 +12,6 @@ from typing import Any
 
 from jinja2 import filters as jinja_filters
 from jinja2 import tests as jinja_tests
-from jinja2.environment import Environment
 from jinja2.runtime import Context
 from jinja2.utils import pass_context
 
@@ -20,31 +19,29 @@ from sftdata.templates.sandbox import (
     ELEMENT_CHARS,
     Budget,
     add,
-    concat,
     guard,
     haystack,
     modulo,
-    spend_width,
     steps,
     text,
+    words,
 )
 from sftdata.templates.sandbox_calls import result
 
 __all__ = ["FILTERS", "TESTS"]
 
-_Filter = Callable[..., Any]
+Function = Callable[..., Any]
 
-FREE = frozenset("abs attr count d default first float items last length".split())
+FREE = words("abs attr count d default first float items last length")
 """Filters whose cost does not depend on their value, or that a loop pays for; taken as they are."""
-READING = frozenset(
+READING = words(
     "capitalize dictsort e escape filesizeformat forceescape lower max min safe sort string title truncate unique"
-    " upper urlencode wordcount groupby".split()
+    " upper urlencode wordcount groupby"
 )
 """Filters that walk through their value and build something of about its size."""
 _ESCAPE_GROWTH = {"e": 5, "escape": 5, "forceescape": 5, "urlencode": 12}
-LAZY = frozenset("map reject rejectattr select selectattr".split())
+LAZY = words("map reject rejectattr select selectattr")
 """Filters that give a generator; worked out at once, so that generators never nest without end."""
-MOST_INDENT = 256
 MOST_DIGITS = 400
 
 
@@ -53,7 +50,7 @@ def _budget(context: Context) -> Budget:
     return budget
 
 
-def _bind(function: _Filter, context: Context) -> _Filter:
+def _bind(function: Function, context: Context) -> Function:
     """Give a filter of Jinja the first argument that it asks for."""
     wanted = getattr(getattr(function, "jinja_pass_arg", None), "name", None)
     first = {"context": context, "eval_context": context.eval_ctx, "environment": context.environment}
@@ -72,7 +69,7 @@ def _paid(budget: Budget, value: Any) -> Any:
     return value
 
 
-def _reading(name: str, function: _Filter) -> _Filter:
+def _reading(name: str, function: Function) -> Function:
     growth = _ESCAPE_GROWTH.get(name, 0)
 
     def bounded(context: Context, value: Any, *args: Any, **kwargs: Any) -> Any:
@@ -87,7 +84,7 @@ def _reading(name: str, function: _Filter) -> _Filter:
     return pass_context(bounded)
 
 
-def _lazy(function: _Filter) -> _Filter:
+def _lazy(function: Function) -> Function:
     def bounded(context: Context, value: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
         made = list(function(context, steps(_budget(context), value, 8), *args, **kwargs))
         return (item for item in made)
@@ -241,7 +238,7 @@ def reverse(context: Context, value: Any) -> Any:
     return (item for item in reversed(items))
 
 
-FILTERS: dict[str, _Filter] = {
+FILTERS: dict[str, Function] = {
     **{name: jinja_filters.FILTERS[name] for name in FREE},
     **{name: _reading(name, jinja_filters.FILTERS[name]) for name in READING},
     **{name: _lazy(jinja_filters.FILTERS[name]) for name in LAZY},
@@ -262,7 +259,10 @@ FILTERS: dict[str, _Filter] = {
 }
 
 
-def _comparing(function: _Filter, weigh: Callable[[Budget, Any], Any]) -> _Filter:
+_JINJA_TESTS: dict[str, Function] = {**jinja_tests.TESTS}  # type: ignore[dict-item]
+
+
+def _comparing(function: Function, weigh: Callable[[Budget, Any], Any]) -> Function:
     def bounded(context: Context, value: Any, other: Any) -> bool:
         budget = _budget(context)
         return bool(function(guard(budget, value), weigh(budget, other)))
@@ -270,12 +270,10 @@ def _comparing(function: _Filter, weigh: Callable[[Budget, Any], Any]) -> _Filte
     return pass_context(bounded)
 
 
-_COMPARISONS = frozenset(
-    "!= < <= == > >= eq equalto ge greaterthan gt le lessthan lt ne".split(),
-)
+_COMPARISONS = words("!= < <= == > >= eq equalto ge greaterthan gt le lessthan lt ne")
 
-TESTS: dict[str, _Filter] = {
-    **jinja_tests.TESTS,
-    **{name: _comparing(jinja_tests.TESTS[name], guard) for name in _COMPARISONS},
-    "in": _comparing(jinja_tests.TESTS["in"], haystack),
+TESTS: dict[str, Function] = {
+    **_JINJA_TESTS,
+    **{name: _comparing(_JINJA_TESTS[name], guard) for name in _COMPARISONS},
+    "in": _comparing(_JINJA_TESTS["in"], haystack),
 }
