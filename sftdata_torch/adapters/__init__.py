@@ -1,0 +1,1 @@
+"""One module a trainer; each imports its trainer and is imported by no other module."""
