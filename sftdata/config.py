@@ -57,11 +57,17 @@ class PrepareConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def content(self) -> dict[str, Any]:
         """The options that decide the bytes of a dataset: all but where things lie and who does the work."""
         rest = msgspec.to_builtins(self)
-        for key in ("inputs", "out", "workers", "fresh", "tokenizer", "template", "dataset_info", "drop"):
+        for key in _WHERE_AND_WHO:
             rest.pop(key)
         ordered: dict[str, Any] = dict(sorted(rest.items()))
         return ordered
 
+
+_WHERE_AND_WHO = (
+    *("inputs", "out", "workers", "fresh", "max_reject_rate"),
+    *("tokenizer", "template", "dataset_info", "drop", "clock"),
+)
+"""Options that change no byte, or whose content (not their address) is fingerprinted by itself."""
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "reasoning": ("reject", "empty"),

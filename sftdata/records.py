@@ -114,6 +114,9 @@ class Message(msgspec.Struct, frozen=True):
     name: str | None = None
     trained: bool | None = None
     """The record's own training flag (`weight`, `train`, `loss`, ...); None where it says nothing."""
+    inline: str | None = None
+    """The content as it stood, think block included, where `reasoning` was taken out of it: what a template that has
+    no place for reasoning is given."""
 
 
 class Conversation(msgspec.Struct, frozen=True):

@@ -31,9 +31,7 @@ def padded(batch: Batch, *, pad_id: int = 0) -> Batch:
     lengths = lengths[lengths > 0].tolist()
     fills = {"input_ids": pad_id, "labels": IGNORE_INDEX}
     out: Batch = {
-        name: torch.nn.utils.rnn.pad_sequence(
-            list(batch[name][0].split(lengths)), batch_first=True, padding_value=fill
-        )
+        name: torch.nn.utils.rnn.pad_sequence(list(batch[name][0].split(lengths)), batch_first=True, padding_value=fill)
         for name, fill in fills.items()
     }
     columns = torch.arange(max(lengths), device=batch["input_ids"].device)

@@ -54,6 +54,8 @@ class Unrolled(msgspec.Struct, frozen=True):
     findings: tuple[Finding, ...]
     breaks: tuple[str, ...]
     """For every example but the first: what its prompt changed of the text so far, as a short excerpt."""
+    untrained: int = 0
+    """Replies that `--unroll last` leaves untrained."""
 
 
 class Contract:
@@ -70,7 +72,7 @@ class Contract:
         longest = sorted(filter(None, options.special_tokens), key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, longest)) or "(?!)")
         self._turns: dict[tuple[str, str], _TurnReader] = {}
-        self._variants: dict[tuple[str, bool, bool], int] = {}
+        self._variants: dict[tuple[str, bool, bool, bool], int] = {}
 
     def unroll(self, conversation: Conversation) -> Unrolled | Rejection:
         """The examples of `conversation`, or why there are none. Never raises for what the data or template does."""
@@ -99,12 +101,15 @@ class Contract:
         """Try the variants of `messages.VARIANTS` until the template renders one."""
         has_calls = any(message.tool_calls for message in conversation.messages)
         lacks_content = any(message.content is None for message in conversation.messages)
+        has_inline = any(message.inline is not None for message in conversation.messages)
         choices = [
             place
             for place, variant in enumerate(VARIANTS)
-            if (lacks_content or not variant.empty_content) and (has_calls or not variant.text_arguments)
+            if (lacks_content or not variant.empty_content)
+            and (has_calls or not variant.text_arguments)
+            and (has_inline or not variant.inline_reasoning)
         ]
-        key = (name, has_calls, lacks_content)
+        key = (name, has_calls, lacks_content, has_inline)
         known = self._variants.get(key)
         if known in choices:
             choices = [known, *(place for place in choices if place != known)]
@@ -187,15 +192,17 @@ class Contract:
         chat: Chat,
         findings: tuple[Finding, ...],
     ) -> Unrolled | Rejection:
+        untrained = 0
         if breaks:
             if self._options.unroll == "refuse":
                 refusal = Finding("SFT321", f"a later prompt rewrites what was said before: {breaks[0]}")
                 return Rejection((*findings, refusal))
             findings += (Finding("SFT307", f"a later prompt rewrites what was said before: {breaks[0]}"),)
             if self._options.unroll == "last":
+                untrained = sum(len(spans) for _, spans in examples[:-1])
                 examples = examples[-1:]
         built = tuple(TextExample(text, tuple(spans), markers=chat.markers) for text, spans in examples)
-        return Unrolled(built, findings, tuple(breaks))
+        return Unrolled(built, findings, tuple(breaks), untrained)
 
     def _everything(self, reader: _TurnReader, chat: Chat, findings: tuple[Finding, ...]) -> Unrolled:
         text = reader.render(chat, len(chat.messages), generation=False)
@@ -361,28 +368,31 @@ class _TurnReader:
         return len(rendered) - len(behind)
 
     def _stop(self, rendered: str, end: int, chat: Chat, turn: int, message: Message) -> str | Finding:
-        """The text from the content's end through the stop."""
+        """The text from the content's end through the stop.
+
+        A special token between the content and the first stop is the turn's real end, missing from the stop set,
+        unless the template writes the same before every next turn: `<|end|>\n<|endoftext|>` after the last reply
+        and `<|end|>\n<|user|>` before the next is refused, `<|END_RESPONSE|><|END_OF_TURN|>` in both is the reply's.
+        """
         behind = rendered[end:]
         info = self._stop_info(behind, chat.markers)
-        if info.foreign is not None and not message.tool_calls:
-            return Finding(
-                "SFT414",
-                f"the template closes the turn with {info.foreign!r}, which is not in the stop set",
-                fix=f"--stop '{info.foreign}', if the model is to stop there.",
-            )
         if info.end is not None:
-            return behind[: info.end]
-        longer = self._stop_of_next_header(rendered, end, chat, turn, message)
-        if longer is not None:
-            return longer
+            through = behind[: info.end]
+            if info.foreign is None or message.tool_calls:
+                return through
+            if (self._followed(rendered, end, chat, turn, message) or "").startswith(through):
+                return through
+            return _not_a_stop(info.foreign)
+        following = self._followed(rendered, end, chat, turn, message)
+        if following is not None:
+            bare = following.lstrip()
+            stop = next((one for one in self._options.stop_tokens if bare.startswith(one)), None)
+            if stop is not None:
+                return following[: len(following) - len(bare)] + stop
         if self._options.append_eos and self._options.eos_token:
             return behind.rstrip() + self._options.eos_token
         if info.foreign is not None:
-            return Finding(
-                "SFT414",
-                f"the template closes the turn with {info.foreign!r}, which is not in the stop set",
-                fix=f"--stop '{info.foreign}', if the model is to stop there.",
-            )
+            return _not_a_stop(info.foreign)
         return Finding("SFT413", "the template prints nothing after the reply that ends the turn")
 
     def _stop_info(self, behind: str, markers: str) -> StopInfo:
@@ -395,8 +405,8 @@ class _TurnReader:
             self._stops[key] = info
         return info
 
-    def _stop_of_next_header(self, rendered: str, end: int, chat: Chat, turn: int, message: Message) -> str | None:
-        """The stop that the next turn's header opens with, where the template closes turns that way."""
+    def _followed(self, rendered: str, end: int, chat: Chat, turn: int, message: Message) -> str | None:
+        """What stands behind the content when another turn follows; None where the template does not go on so."""
         following = chat.messages[turn + 1 : turn + 2]
         if not following:
             role = "tool" if message.tool_calls else "user"
@@ -410,12 +420,7 @@ class _TurnReader:
             )
         except TemplateError:
             return None
-        if not longer.startswith(rendered[:end]):
-            return None
-        rest = longer[end:]
-        bare = rest.lstrip()
-        stop = next((one for one in self._options.stop_tokens if bare.startswith(one)), None)
-        return None if stop is None else rest[: len(rest) - len(bare)] + stop
+        return longer[end:] if longer.startswith(rendered[:end]) else None
 
     def _reasoning_tags(self) -> tuple[tuple[str, str], ...]:
         """The pair that the template itself writes around reasoning, then the well-known ones."""
@@ -472,6 +477,14 @@ def _closed_block(tags: tuple[str, str], reasoning: str, prompt: str) -> str:
     inner = reasoning.strip("\n")
     lead = "" if prompt[-1:].isspace() else "\n"
     return f"{lead}{inner}\n{tags[1]}\n\n" if inner else f"{lead}\n{tags[1]}\n\n"
+
+
+def _not_a_stop(token: str) -> Finding:
+    return Finding(
+        "SFT414",
+        f"the template closes the turn with {token!r}, which is not in the stop set",
+        fix=f"--stop '{token}', if the model is to stop there.",
+    )
 
 
 def _template_finding(error: TemplateError) -> Finding:

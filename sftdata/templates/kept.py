@@ -125,7 +125,7 @@ _CONTENT_FIELDS = {"system": "system", "developer": "system", "user": "user", "t
 def _extra_fields(
     message: Message, seen: dict[str, Any], pointer: str, index: int
 ) -> Iterable[tuple[str, str, int, str]]:
-    if message.reasoning and message.reasoning.strip():
+    if message.reasoning and message.reasoning.strip() and "reasoning_content" in seen:
         yield "reasoning", pointer, index, seen["reasoning_content"]
     for call in seen.get("tool_calls", ()):
         yield "tool_calls", pointer, index, call["function"]["name"]

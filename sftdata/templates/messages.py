@@ -22,19 +22,18 @@ __all__ = ["VARIANTS", "Chat", "ControlPolicy", "Variant", "prepare_chat", "prot
 class Variant(msgspec.Struct, frozen=True):
     """One of the ways in which servers hand the same message to a template."""
 
-    empty_content: bool
+    empty_content: bool = False
     """A turn without content has `content: ""`; otherwise the key is absent, as transformers leaves it."""
-    text_arguments: bool
+    text_arguments: bool = False
     """Tool-call arguments are JSON text; otherwise an object."""
+    inline_reasoning: bool = False
+    """Reasoning that stood inline in the content stays there; otherwise it has a key of its own."""
 
 
-VARIANTS = (
-    Variant(empty_content=False, text_arguments=False),
-    Variant(empty_content=True, text_arguments=False),
-    Variant(empty_content=False, text_arguments=True),
-    Variant(empty_content=True, text_arguments=True),
+VARIANTS = tuple(
+    Variant(empty, text, inline) for inline in (False, True) for text in (False, True) for empty in (False, True)
 )
-"""In the order in which they are tried: the first that the template renders is the one."""
+"""In the order in which they are tried: the first that the template renders without loss is the one."""
 
 
 class ControlPolicy(msgspec.Struct, frozen=True):
@@ -113,11 +112,14 @@ def _found(conversation: Conversation, index: int, mode: str) -> Finding:
 def _as_dict(message: Message, variant: Variant) -> dict[str, Any]:
     """One message under the keys that transformers and OpenAI use; what is None is absent."""
     out: dict[str, Any] = {"role": message.role}
-    if message.content is not None:
+    inline = variant.inline_reasoning and message.inline is not None
+    if inline:
+        out["content"] = message.inline
+    elif message.content is not None:
         out["content"] = message.content
     elif variant.empty_content:
         out["content"] = ""
-    if message.reasoning is not None:
+    if message.reasoning is not None and not inline:
         # transformers copies the first reasoning key it finds to both of these names (chat_template_utils.py)
         out["reasoning_content"] = message.reasoning
         out["thinking"] = message.reasoning

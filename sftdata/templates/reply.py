@@ -50,7 +50,7 @@ class StopInfo(msgspec.Struct, frozen=True):
     end: int | None
     """One past the first stop, counted from the content's end; None where there is none."""
     foreign: str | None
-    """The first special token outside the stop set that stands before the stop, or anywhere where there is none."""
+    """The first special token outside the stop set that stands before the stop; the last one where there is none."""
 
 
 def open_reasoning(prompt: str, tags: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
@@ -151,13 +151,15 @@ def find_stop(behind: str, stops: Sequence[str], special: re.Pattern[str], marke
         at = _find_unmarked(behind, stop, markers)
         if at != -1 and (at < best or (at == best and end is not None and at + len(stop) > end)):
             best, end = at, at + len(stop)
-    stop_set = set(stops)
+    foreign: str | None = None
     for match in special.finditer(behind):
         if match.start() >= best:
             break
-        if match[0] not in stop_set and not (markers and behind[: match.start()].endswith(markers[0])):
-            return StopInfo(end, match[0])
-    return StopInfo(end, None)
+        if match[0] not in stops and not (markers and behind[: match.start()].endswith(markers[0])):
+            foreign = match[0]
+            if end is not None:
+                break
+    return StopInfo(end, foreign)
 
 
 def _find_unmarked(text: str, token: str, markers: str) -> int:

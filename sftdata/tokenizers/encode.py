@@ -50,16 +50,21 @@ class Encoder:
         *,
         literals: Iterable[str],
         stop_tokens: Sequence[str],
+        eos_token: str | None = None,
         allow_normalised: bool = False,
     ) -> None:
-        """`literals`: added tokens worth cutting at, as the template writes them. `stop_tokens`: the stop set."""
+        """`literals`: added tokens worth cutting at, as the template writes them. `stop_tokens`: the stop set.
+
+        `eos_token` ends texts without roles.
+        """
         self.vocabulary = vocabulary
         self.engine = engine
         self._anchors = vocabulary.anchors([*stop_tokens, *literals])
         self._stop_ids = {token: vocabulary.id_of(token) for token in stop_tokens}
         self._stop_set = np.array(sorted(one for one in self._stop_ids.values() if one is not None), np.int32)
         self._clean_stops = tuple(token for token in stop_tokens if token in self._anchors)
-        self._exact = Exact(vocabulary, engine, stop_ids=frozenset(self._stop_set.tolist()))
+        eos_id = None if eos_token is None else vocabulary.id_of(eos_token)
+        self._exact = Exact(vocabulary, engine, stop_ids=frozenset(self._stop_set.tolist()), eos_id=eos_id)
         self._check = RoundTrip(vocabulary, engine, allow_normalised=allow_normalised)
         self._tails: dict[str, bytes] = {}
         self._last_tail = ""

@@ -21,10 +21,13 @@ __all__ = ["Exact"]
 class Exact:
     """Encodes one example at a time by the definition."""
 
-    def __init__(self, vocabulary: Vocabulary, engine: Engine, *, stop_ids: frozenset[int]) -> None:
+    def __init__(
+        self, vocabulary: Vocabulary, engine: Engine, *, stop_ids: frozenset[int], eos_id: int | None
+    ) -> None:
         self._vocabulary = vocabulary
         self._engine = engine
         self._stop_ids = stop_ids
+        self._eos_id = eos_id
         self._newline = self._encode("\n")
 
     def encode(self, example: TextExample) -> list[Document] | Rejection:
@@ -125,7 +128,7 @@ class Exact:
 
     def _text(self, example: TextExample) -> Document:
         """A text as the tokenizer encodes a document, then eos once."""
-        eos = self._vocabulary.id_of(self._vocabulary.special_tokens.get("eos_token", ""))
+        eos = self._eos_id
         if eos is None:
             raise _Unsafe(Finding("SFT420", "no eos token is known to end the text with"))
         if example.markers:

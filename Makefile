@@ -1,0 +1,59 @@
+# One command per job. `make demo` and `make test` set up everything they need in .venv and nothing elsewhere.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test lint types unit props bench torture fuzz conformance clean
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# the core and nothing else: what `pip install sftdata` brings
+$(VENV)/.core: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) --constraint constraints.txt --editable '.[fast]'
+	touch $@
+
+# the development set; torch first and by itself, so that its pinned build is settled before anything asks for it
+$(VENV)/.dev: $(VENV)/.core
+	$(PIP) --constraint constraints.txt "$$(grep -E '^torch==' constraints.txt)"
+	$(PIP) --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/.core
+	@rm -rf demo
+	$(BIN)/sftdata prepare examples/data/*.json* --tokenizer builtin --template chatml --max-length 1024 \
+		--max-reject-rate 0.2 --eval 0.05 --clock 2026-01-01 --out demo
+	@echo
+	$(BIN)/sftdata inspect demo --bin 0
+	@echo
+	$(BIN)/sftdata verify demo
+
+test: lint types unit
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+unit: $(VENV)/.dev
+	TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 --dist loadgroup
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.run
+
+torture: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.torture
+
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.fuzz
+
+conformance: $(VENV)/.dev
+	$(BIN)/python -m tests.conformance.table
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,98 @@
+"""The stages of a unit, set up once a process from the plan alone.
+
+What lives here: building contract, encoder and format options from a plan, and refusing a tokenizer or template that is
+not the planned one. What must not: running anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+from sftdata.config import PrepareConfig, eval_share
+from sftdata.errors import ConfigError, describe
+from sftdata.formats import FormatOptions
+from sftdata.pipeline.plan import Plan
+from sftdata.pipeline.serving import Serving, settle_serving
+from sftdata.records import Conversation
+from sftdata.templates.contract import Contract
+from sftdata.tokenizers import Encoder, Engine, choose_engine
+
+__all__ = ["Workshop", "open_workshop"]
+
+
+class Workshop:
+    """Everything that a unit needs, ready for use. One a process."""
+
+    def __init__(self, plan: Plan, serving: Serving, engine: Engine) -> None:
+        config = plan.config
+        self.serving = serving
+        self.contract = Contract(serving.templates, serving.options)
+        literals = [text for template in serving.templates.values() for text in template.literals]
+        joined = "\0".join(literals)
+        self.encoder = Encoder(
+            serving.vocabulary,
+            engine,
+            literals=[one.content for one in serving.vocabulary.added if one.content in joined],
+            stop_tokens=serving.stop_tokens,
+            eos_token=serving.special_tokens.get("eos_token"),
+            allow_normalised=config.allow_normalised,
+        )
+        self.names = {one.item.address: one.name for one in plan.inputs}
+        self._options = options_by_input(plan, config)
+        share = 0.0 if config.eval is None else eval_share(config.eval, records=plan.records)
+        self._threshold = int(share * (1 << 64))
+
+    def format_options(self, address: str) -> FormatOptions:
+        """How to read the records of this input."""
+        return self._options[address]
+
+    def is_held_out(self, conversation: Conversation) -> bool:
+        """Whether a record goes to `eval`: by hash of what it says, so that exact duplicates fall on one side."""
+        if not self._threshold:
+            return False
+        return content_hash(conversation) < self._threshold
+
+
+def content_hash(conversation: Conversation) -> int:
+    """64 bits of the normalised conversation's content, the same for every format that it may come in."""
+    said = (conversation.text, conversation.messages, conversation.tools)
+    digest = hashlib.blake2b(msgspec.json.encode(said, order="deterministic"), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
+
+
+def options_by_input(plan: Plan, config: PrepareConfig) -> dict[str, FormatOptions]:
+    """Format options for every input address: the configuration's, or those of a dataset_info entry."""
+    common = FormatOptions(config.input_format, config.columns, config.roles)
+    if config.dataset_info is None:
+        return {one.item.address: common for one in plan.inputs}
+    from sftdata.formats import dataset_info
+
+    by_file = {file: options for file, options in dataset_info(config.dataset_info).values()}
+    out = {}
+    for one in plan.inputs:
+        entry = next((options for file, options in by_file.items() if one.item.address.endswith(file)), None)
+        out[one.item.address] = common if entry is None else entry
+    return out
+
+
+def open_workshop(plan: Plan) -> Workshop:
+    """Set up the stages in this process; raises ConfigError where tokenizer or template changed since the plan."""
+    serving = settle_serving(plan.config, plan.clock)
+    engine = choose_engine(serving.vocabulary, plan.engine)
+    for what, planned, found in (
+        ("tokenizer", plan.tokenizer["sha256"], serving.files.sha256),
+        ("template", plan.template["sha256"], serving.template_entry(plan.config, plan.clock)["sha256"]),
+        ("tokenizer engine", plan.versions.get("engine"), f"{engine.name} {engine.version}"),
+    ):
+        if planned != found:
+            raise ConfigError(
+                describe(
+                    f"the {what} changed since the run was planned",
+                    where=plan.config.tokenizer,
+                    expected=str(planned),
+                    fix="Start over with --fresh.",
+                )
+            )
+    return Workshop(plan, serving, engine)
