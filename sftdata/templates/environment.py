@@ -125,6 +125,8 @@ class _RenderContext(Context):
         self.closing = ""
 
 
+LONGEST_DETAIL = 400
+"""Characters of a template's own message that are kept: it may quote the conversation."""
 CHUNK = 4096
 """Pieces of output that are held before they are counted."""
 
@@ -289,7 +291,7 @@ class Template:
 
 def _classify(error: Exception) -> tuple[type[TemplateError], str]:
     """Which error of ours an exception out of template code is, and its message."""
-    detail = " ".join(str(error).split())
+    detail = " ".join(str(error)[:LONGEST_DETAIL].split())
     if isinstance(error, LimitReached):
         return TemplateLimitError, f"the template {detail}"
     if isinstance(error, (RecursionError, MemoryError, OverflowError)):

@@ -19,6 +19,9 @@ from sftdata.templates.sandbox import ELEMENT_CHARS, Budget, key, spend_width, s
 
 __all__ = ["BoundFormat", "Exposed", "call", "method", "result"]
 
+CALL_STEPS = 8
+"""What a call costs beyond the work that it does."""
+
 _READING = words(
     "capitalize casefold count endswith find index isalnum isalpha isascii isdecimal isdigit isidentifier islower"
     " isnumeric isprintable isspace istitle isupper lower partition removeprefix removesuffix split splitlines"
@@ -94,6 +97,7 @@ class _Formatter(SandboxedFormatter):
 def call(budget: Budget, function: Any, /, *args: Any, **kwargs: Any) -> Any:
     """Call what a template calls, or refuse it with a `SecurityError`."""
     kind = type(function)
+    budget.steps -= CALL_STEPS
     if kind is Macro:
         budget.spend_steps(budget.macro_weights.get(function.name, budget.widest))
         return function(*args, **kwargs)
@@ -104,7 +108,6 @@ def call(budget: Budget, function: Any, /, *args: Any, **kwargs: Any) -> Any:
     if kind is BoundFormat:
         return _format(budget, function, args, kwargs)
     if kind is LoopContext:
-        budget.spend_steps(1)
         return function(*(steps(budget, arg, budget.widest) for arg in args), **kwargs)
     if kind is types.MethodType and type(function.__self__) in (LoopContext, Cycler):
         budget.spend_steps(budget.extent(args).values)

@@ -32,7 +32,7 @@ __all__ = ["FILTERS", "TESTS"]
 
 Function = Callable[..., Any]
 
-FREE = words("abs attr count d default first float items last length")
+FREE = words("abs count d default first float items last length")
 """Filters whose cost does not depend on their value, or that a loop pays for; taken as they are."""
 READING = words(
     "capitalize dictsort e escape filesizeformat forceescape lower max min safe sort string title truncate unique"
@@ -86,6 +86,8 @@ def _reading(name: str, function: Function) -> Function:
 
 def _lazy(function: Function) -> Function:
     def bounded(context: Context, value: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        for arg in (*args, *kwargs.values()):
+            guard(_budget(context), arg)
         made = list(function(context, steps(_budget(context), value, 8), *args, **kwargs))
         return (item for item in made)
 
@@ -133,7 +135,7 @@ def join(context: Context, value: Any, d: Any = "", attribute: Any = None) -> st
     budget = _budget(context)
     items = steps(budget, value, 2)
     if attribute is not None:
-        items = map(jinja_filters.make_attrgetter(context.environment, attribute), items)
+        items = map(jinja_filters.make_attrgetter(context.environment, guard(budget, attribute)), items)
     glue = text(budget, d)
     pieces: list[str] = []
     for item in items:
@@ -208,7 +210,7 @@ def total(context: Context, iterable: Any, attribute: Any = None, start: Any = 0
     budget = _budget(context)
     items = steps(budget, iterable, 2)
     if attribute is not None:
-        items = map(jinja_filters.make_attrgetter(context.environment, attribute), items)
+        items = map(jinja_filters.make_attrgetter(context.environment, guard(budget, attribute)), items)
     for item in items:
         start = add(budget, start, item)
     return start
@@ -229,6 +231,11 @@ def integer(context: Context, value: Any, default: Any = 0, base: int = 10) -> A
 
 
 @pass_context
+def attribute(context: Context, obj: Any, name: Any) -> Any:
+    return jinja_filters.do_attr(context.environment, obj, text(_budget(context), name))
+
+
+@pass_context
 def reverse(context: Context, value: Any) -> Any:
     budget = _budget(context)
     if isinstance(value, str):
@@ -242,6 +249,7 @@ FILTERS: dict[str, Function] = {
     **{name: jinja_filters.FILTERS[name] for name in FREE},
     **{name: _reading(name, jinja_filters.FILTERS[name]) for name in READING},
     **{name: _lazy(jinja_filters.FILTERS[name]) for name in LAZY},
+    "attr": attribute,
     "batch": batch,
     "center": center,
     "format": formatted,

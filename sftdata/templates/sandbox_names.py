@@ -14,7 +14,7 @@ from jinja2.exceptions import SecurityError
 from jinja2.exceptions import TemplateError as JinjaTemplateError
 from jinja2.utils import Cycler, Joiner, Namespace
 
-from sftdata.templates.sandbox import MOST_LOOP_TURNS, Budget, spend_width
+from sftdata.templates.sandbox import MOST_LOOP_TURNS, Budget, spend_width, text
 from sftdata.templates.sandbox_calls import DictFunction, Exposed
 
 __all__ = ["GLOBALS", "TemplateNamespace", "strftime_now"]
@@ -39,8 +39,8 @@ def _check_name(name: object) -> None:
         raise SecurityError(f"stores an attribute with a leading underscore ({name!r}) in a namespace")
 
 
-def _raise_exception(_: Budget, message: Any = "") -> None:
-    raise JinjaTemplateError(str(message))
+def _raise_exception(budget: Budget, message: Any = "") -> None:
+    raise JinjaTemplateError(text(budget, message))
 
 
 def _range(budget: Budget, *args: Any) -> range:
