@@ -35,9 +35,19 @@ def _ending(name: str, description: str, stop: str, *, bos: str | None = None) -
 
 
 _TABLE = (
+    _ending("alpaca", "Stanford Alpaca's instruction layout", "</s>", bos="<s>"),
     _ending("chatml", "ChatML with reasoning and tools, nothing added or trimmed", "<|im_end|>"),
+    _ending("gemma", "Gemma 1 and 2 Instruct, and the text of Gemma 3", "<end_of_turn>", bos="<bos>"),
+    _ending("llama-2", "Llama 2 Chat", "</s>", bos="<s>"),
     _ending("llama-3", "Llama 3 Instruct", "<|eot_id|>", bos="<|begin_of_text|>"),
+    _ending("llama-3.1", "Llama 3.1 Instruct, with its dates and tools", "<|eot_id|>", bos="<|begin_of_text|>"),
+    _ending("mistral", "Mistral 7B Instruct 0.1 and 0.2, Mixtral 8x7B Instruct", "</s>", bos="<s>"),
+    _ending("phi-3", "Phi-3 Instruct", "<|end|>"),
+    _ending("plain", "content as it stands, end of sequence after every reply", "</s>"),
     _ending("qwen2.5", "Qwen2 and Qwen2.5 Instruct, with their default system prompt and tools", "<|im_end|>"),
+    _ending("qwen3", "Qwen3 with reasoning and tools", "<|im_end|>"),
+    _ending("vicuna", "Vicuna 1.1 and 1.5", "</s>", bos="<s>"),
+    _ending("zephyr", "Zephyr 7B", "</s>"),
 )
 
 BUILTIN: dict[str, BuiltinTemplate] = {template.name: template for template in _TABLE}
