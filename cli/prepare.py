@@ -125,7 +125,7 @@ def command(inputs: tuple[str, ...], config: str | None, output: str, quiet: boo
     """
     from sftdata.config import build_config, read_yaml
     from sftdata.pipeline.run import run_prepare
-    from sftdata.report.terminal import Progress, print_outcome
+    from sftdata.report.terminal import Progress, print_summary
 
     options = read_yaml(config) if config else {}
     given = {key: value for key, value in flags.items() if value not in (None, (), {})}
@@ -135,5 +135,5 @@ def command(inputs: tuple[str, ...], config: str | None, output: str, quiet: boo
     settings = build_config(options, where=config or "prepare")
     with Progress(quiet=quiet) as progress:
         outcome = run_prepare(settings, progress=progress)
-    print_outcome(outcome, as_json=output == "json")
+    print_summary(outcome.report, out=outcome.out, as_json=output == "json")
     return 0 if outcome.sealed else 1

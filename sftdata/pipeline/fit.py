@@ -37,9 +37,7 @@ class Fitted(msgspec.Struct, frozen=True):
     """Tokens that came in; `rendered - len(input_ids)` were dropped."""
 
 
-def fit_documents(
-    encoded: EncodedExamples, examples: Sequence[TextExample], max_length: int, policy: str
-) -> Fitted:
+def fit_documents(encoded: EncodedExamples, examples: Sequence[TextExample], max_length: int, policy: str) -> Fitted:
     """Apply `policy` to every document of more than `max_length` tokens."""
     lengths, owners = encoded.lengths, encoded.owners
     kinds = np.array([_KIND_FLAGS[example.kind] for example in examples], np.int32)

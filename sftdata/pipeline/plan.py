@@ -18,7 +18,18 @@ from sftdata.config import PrepareConfig
 from sftdata.errors import InputError, describe
 from sftdata.sources import Chunk, Input, Scan, resolve, scan
 
-__all__ = ["Extent", "Plan", "PlannedInput", "Unit", "cut", "fingerprint", "read_inputs", "short_names", "unit_size", "versions"]
+__all__ = [
+    "Extent",
+    "Plan",
+    "PlannedInput",
+    "Unit",
+    "cut",
+    "fingerprint",
+    "read_inputs",
+    "short_names",
+    "unit_size",
+    "versions",
+]
 
 FORMAT_VERSION = 1
 _MIB = 1 << 20

@@ -191,4 +191,3 @@ def _already_sealed(folder: Folder, plan: Plan) -> Outcome:
 
     shutil.rmtree(folder.work, ignore_errors=True)
     return Outcome.of_sealed(folder, manifest)
-

@@ -69,7 +69,7 @@ def options_by_input(plan: Plan, config: PrepareConfig) -> dict[str, FormatOptio
         return {one.item.address: common for one in plan.inputs}
     from sftdata.formats import dataset_info
 
-    by_file = {file: options for file, options in dataset_info(config.dataset_info).values()}
+    by_file = dict(dataset_info(config.dataset_info).values())
     out = {}
     for one in plan.inputs:
         entry = next((options for file, options in by_file.items() if one.item.address.endswith(file)), None)

@@ -119,13 +119,16 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
     records, tokens, examples = ledger["records"], ledger["tokens"], ledger["examples"]
     packing = report["packing"]
     trained = tokens["trained"] / tokens["written"] if tokens["written"] else 0.0
-    lines = [
+    records_line = (
         f"  records   {records['read']:>12,} read = {records['written']:,} written + {records['rejected']:,} rejected"
-        f" + {records['duplicate']:,} duplicate",
-        f"  examples  {examples['written']:>12,} written, {examples['rejected']:,} rejected",
-        f"  tokens    {tokens['rendered']:>12,} rendered = {tokens['written']:,} written + {tokens['dropped']:,} dropped;"
-        f" {tokens['trained']:,} trained ({trained:.1%})",
-    ]
+        f" + {records['duplicate']:,} duplicate"
+    )
+    tokens_line = (
+        f"  tokens    {tokens['rendered']:>12,} rendered = {tokens['written']:,} written"
+        f" + {tokens['dropped']:,} dropped; {tokens['trained']:,} trained ({trained:.1%})"
+    )
+    examples_line = f"  examples  {examples['written']:>12,} written, {examples['rejected']:,} rejected"
+    lines = [records_line, examples_line, tokens_line]
     for split, one in packing.items():
         lines.append(f"  {split:<9} {one['bins']:>12,} bins of {one['capacity']:,}, {one['fill']:.2%} full")
     return lines

@@ -51,8 +51,12 @@ def _begin(plan: Plan, work: str) -> None:
     _state = (plan, open_workshop(plan), Path(work))
 
 
+def _unheard(records: int) -> None:  # noqa: ARG001
+    """A pool worker reports whole units only."""
+
+
 def _work(index: int) -> int:
     assert _state is not None
     plan, workshop, work = _state
-    commit(work, run_unit(plan, index, workshop, work, lambda records: None))
+    commit(work, run_unit(plan, index, workshop, work, _unheard))
     return 1

@@ -1,0 +1,81 @@
+"""`report.json`: the ledger, every rule's count, and the facts of a run, also where nothing is sealed.
+
+What lives here: putting the report together. What must not: deciding anything, formatting for people.
+"""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from pathlib import Path
+from typing import Any, Protocol
+
+from sftdata import __version__
+from sftdata.rules import RULES
+
+__all__ = ["run_report"]
+
+
+class _Ledger(Protocol):
+    turns_dropped: int
+
+    def as_manifest(self) -> dict[str, dict[str, int]]: ...
+
+
+def run_report(
+    plan: Any, facts: dict[str, Any], ledger: _Ledger, *, status: str, reason: str, out: Path
+) -> dict[str, Any]:
+    """The report of a run. Times, host and full addresses stand here and nowhere else in a dataset."""
+    capacity = plan.config.max_length
+    packing = {
+        split: {
+            "bins": bins,
+            "capacity": capacity,
+            "tokens": facts["tokens"][split],
+            "fill": round(facts["tokens"][split] / (bins * capacity), 6) if bins else 0.0,
+        }
+        for split, bins in facts["bins"].items()
+        if bins
+    }
+    return {
+        "format_version": 1,
+        "version": __version__,
+        "status": status,
+        "reason": reason,
+        "fingerprint": plan.fingerprint,
+        "made": datetime.datetime.now(tz=datetime.timezone.utc).isoformat(timespec="seconds"),
+        "host": platform.node(),
+        "out": str(out.resolve()),
+        "engine": plan.versions["engine"],
+        "inputs": [
+            {
+                "address": one.item.address,
+                "name": one.name,
+                "size": one.size,
+                "records": one.records,
+                "sha256": one.sha256,
+            }
+            for one in plan.inputs
+        ],
+        "ledger": ledger.as_manifest(),
+        "turns_dropped": ledger.turns_dropped,
+        "rules": {
+            code: {
+                "name": RULES[code].name,
+                "severity": RULES[code].severity,
+                "count": count,
+                "remedy": RULES[code].remedy,
+            }
+            for code, count in sorted(facts["rules"].items())
+        },
+        "packing": packing,
+        "formats": dict(sorted(facts["formats"].items())),
+        "unroll": {
+            "examples_a_record": dict(sorted(facts["unrolled"].items(), key=lambda pair: int(pair[0]))),
+            "tokens_repeated": facts["stats"].get("tokens_repeated", 0),
+            "rewrites": facts["breaks"],
+        },
+        "lengths": dict(sorted(facts["lengths"].items(), key=lambda pair: int(pair[0]))),
+        "stats": dict(sorted(facts["stats"].items())),
+        "notes": facts["notes"],
+    }
