@@ -1,0 +1,142 @@
+"""Where a chat template comes from: what the user named, else the tokenizer's own files, in transformers' order.
+
+What lives here: finding and reading template sources. What must not: compiling or rendering them, and special
+tokens (`sftdata.tokenizers`).
+
+A tokenizer folder's `chat_template.jinja` and `additional_chat_templates/*.jinja` hide the key `chat_template` of its
+`tokenizer_config.json`, which is a text or a list of `{name, template}`. Of several templates the one named
+`tool_use` serves records with tools, and `default` all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from sftdata.errors import ConfigError, describe, nearest
+from sftdata.templates.builtin import BUILTIN
+
+__all__ = ["TemplateOrigin", "resolve_template"]
+
+SERVED = ("default", "tool_use")
+"""The templates of a tokenizer that are used without being named."""
+
+
+class TemplateOrigin(msgspec.Struct, frozen=True):
+    """Which template was chosen, and its source."""
+
+    kind: Literal["builtin", "file", "inline", "tokenizer"]
+    """Carried by the package, a file of the user's, source given in place, or one of the tokenizer's own."""
+    name: str
+    """The carried template's name, the file's name, or the tokenizer's file that held it; never a whole path."""
+    sources: dict[str, str]
+    """`default`, and `tool_use` where records with tools have a template of their own."""
+    available: tuple[str, ...] = ()
+    """All names among which the tokenizer has a choice."""
+
+
+def resolve_template(named: str | None, folder: str | Path | None, config: Mapping[str, Any]) -> TemplateOrigin:
+    """The template that `named` means, or the tokenizer's own where it is None.
+
+    `named` is a file, the name of one of the tokenizer's templates, the name of a carried one, or template source;
+    `folder` is the tokenizer's and `config` its `tokenizer_config.json`.
+
+    Raises ConfigError where there is none, the name means nothing, or a file of it cannot be read.
+    """
+    if named is None:
+        return _own(folder, config)
+    if "{{" in named or "{%" in named:
+        return TemplateOrigin("inline", "inline", {"default": named})
+    path = Path(named).expanduser()
+    if path.is_file():
+        return TemplateOrigin("file", path.name, {"default": _read(path)})
+    place, sources = _sources(folder, config)
+    if named in sources:
+        return TemplateOrigin("tokenizer", place, {"default": sources[named]}, tuple(sorted(sources)))
+    if named in BUILTIN:
+        return TemplateOrigin("builtin", named, {"default": BUILTIN[named].source()})
+    hint = nearest(named, [*BUILTIN, *sources])
+    raise ConfigError(
+        describe(
+            "no such template",
+            where=f"--template {named}",
+            expected="a file, one of the tokenizer's templates, or a carried one",
+            fix=f"{hint[0].upper()}{hint[1:]}",
+        )
+    )
+
+
+def _own(folder: str | Path | None, config: Mapping[str, Any]) -> TemplateOrigin:
+    place, sources = _sources(folder, config)
+    served = {name: sources[name] for name in SERVED if name in sources}
+    if "default" in served:
+        return TemplateOrigin("tokenizer", place, served, tuple(sorted(sources)))
+    if sources:
+        raise ConfigError(
+            describe(
+                f"several chat templates and none is the default: {', '.join(sorted(sources))}",
+                where=place,
+                fix=f"Name one, for example --template {min(sources)}.",
+            )
+        )
+    raise ConfigError(
+        describe(
+            "SFT301: the tokenizer has no chat template",
+            where=str(folder) if folder else "tokenizer",
+            fix=f"Pass one with --template: a .jinja file, or one of {', '.join(sorted(BUILTIN))}.",
+        )
+    )
+
+
+def _sources(folder: str | Path | None, config: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+    """The tokenizer's templates by name, and the file or folder they are from."""
+    if folder is not None:
+        single = Path(folder) / "chat_template.jinja"
+        sources = {"default": _read(single)} if single.is_file() else {}
+        more = Path(folder) / "additional_chat_templates"
+        sources |= {path.stem: _read(path) for path in sorted(more.glob("*.jinja"))}
+        if sources:
+            return single.name if single.is_file() else more.name, sources
+    return "tokenizer_config.json", _configured(config.get("chat_template"))
+
+
+def _configured(value: Any) -> dict[str, str]:
+    if value is None:
+        return {}
+    if isinstance(value, str):
+        return {"default": value}
+    entries: dict[str, Any] = value if isinstance(value, dict) else {}
+    if isinstance(value, list):
+        for index, entry in enumerate(value):
+            if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+                raise _malformed(f"chat_template[{index}] has no name")
+            entries[entry["name"]] = entry.get("template")
+    elif not isinstance(value, dict):
+        raise _malformed(f"chat_template is a {type(value).__name__}")
+    for name, source in entries.items():
+        if not isinstance(source, str):
+            raise _malformed(f"the chat template {name!r} is not text")
+    return dict(entries)
+
+
+def _malformed(what: str) -> ConfigError:
+    return ConfigError(
+        describe(
+            what,
+            where="tokenizer_config.json",
+            expected='template source, or a list of {"name": ..., "template": ...}',
+            fix="Repair the file, or pass a template with --template.",
+        )
+    )
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            describe(f"the template cannot be read: {error}", where=path.name, expected="a UTF-8 text file")
+        ) from error
