@@ -49,10 +49,10 @@ def _plan(keys: tuple[str, ...]) -> tuple[str, str, str, frozenset[str]]:
 def read(record: dict[str, Any]) -> Conversation | Rejection:
     """History, prompt and answer as a conversation, or everything that is wrong with the record."""
     faults = Faults()
-    tools = read_tools(record, faults)
     rules = schema("alpaca")
     if not rules.accepts(record):
         return rules.reject(record, faults)
+    tools = read_tools(record, faults)
     instruction_key, input_key, output_key, unread = _plan(tuple(record))
     if unread:
         faults.ignore(unread)

@@ -23,22 +23,22 @@ _MAX_SHOWN = 40
 
 
 class Faults:
-    """Findings of one record in the order of their discovery, and the keys nobody asked for.
+    """Findings of one record in the order of their discovery, and the keys nobody asked for."""
 
-    `broken` remembers that a turn could not be read: rules about the whole conversation then stay silent, as
-    they would only repeat the fault.
-    """
-
-    __slots__ = ("broken", "extra", "findings")
+    __slots__ = ("extra", "findings")
 
     def __init__(self) -> None:
         self.findings: list[Finding] = []
         self.extra: set[str] = set()
-        self.broken = False
+
+    @property
+    def full(self) -> bool:
+        """Whether so much is wrong that looking further is pointless."""
+        return len(self.findings) >= MAX_FINDINGS
 
     def add(self, code: str, message: str, where: str = "", fix: str = "") -> None:
         """Note one finding. What comes after `MAX_FINDINGS` is let go: the record's fate is known by then."""
-        if len(self.findings) < MAX_FINDINGS:
+        if not self.full:
             self.findings.append(Finding(code, message, where, fix))
 
     def ignore(self, keys: Iterable[str]) -> None:

@@ -28,10 +28,10 @@ def claims(keys: AbstractSet[str]) -> bool:
 def read(record: dict[str, Any]) -> Conversation | Rejection:
     """The conversation in `messages`, or everything that is wrong with the record."""
     faults = Faults()
-    tools = read_tools(record, faults)
     rules = schema("messages")
     if not rules.accepts(record):
-        return explain_turns(rules, record, ("messages",), tools, faults)
+        return explain_turns(rules, record, ("messages",), faults)
+    tools = read_tools(record, faults)
     messages, pointers = read_turns(record["messages"], "/messages", tools, faults)
     if not record.keys() <= _KNOWN:
         faults.ignore(record.keys() - _KNOWN)

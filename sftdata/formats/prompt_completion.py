@@ -43,10 +43,10 @@ def _plan(keys: tuple[str, ...]) -> tuple[str, str, frozenset[str]]:
 def read(record: dict[str, Any]) -> Conversation | Rejection:
     """Prompt and completion as a conversation, or everything that is wrong with the record."""
     faults = Faults()
-    tools = read_tools(record, faults)
     rules = schema("prompt_completion")
     if not rules.accepts(record):
-        return explain_turns(rules, record, (*PROMPT_KEYS, *COMPLETION_KEYS), tools, faults)
+        return explain_turns(rules, record, (*PROMPT_KEYS, *COMPLETION_KEYS), faults)
+    tools = read_tools(record, faults)
     prompt_key, completion_key, unread = _plan(tuple(record))
     if unread:
         faults.ignore(unread)

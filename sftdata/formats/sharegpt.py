@@ -30,10 +30,10 @@ def claims(keys: AbstractSet[str]) -> bool:
 def read(record: dict[str, Any]) -> Conversation | Rejection:
     """The conversation in the first of `conversations`, `conversation` and `messages` that is there."""
     faults = Faults()
-    tools = read_tools(record, faults)
     rules = schema("sharegpt")
     if not rules.accepts(record):
-        return explain_turns(rules, record, _READ_KEYS, tools, faults)
+        return explain_turns(rules, record, _READ_KEYS, faults)
+    tools = read_tools(record, faults)
     key = next(name for name in _READ_KEYS if name in record)
     messages, pointers = read_turns(record[key], f"/{key}", tools, faults)
     if not record.keys() <= _KNOWN:

@@ -72,7 +72,8 @@ def _listed(value: Any, key: str, faults: Faults) -> list[dict[str, Any]]:
         if isinstance(tool, dict):
             read.append(_wrapped(_without_nulls(tool) if padded else tool))
         elif tool is not None:
-            faults.add("SFT129", "a tool is not a JSON object", f"/{key}/{index}")
+            place = f"/{key}/{index}" if isinstance(value, list) else f"/{key}"
+            faults.add("SFT129", "a tool is not a JSON object", place)
     return read
 
 
@@ -142,7 +143,7 @@ def _call(raw: Any, where: str, tools: Tools, faults: Faults) -> ToolCall | None
 def _arguments(value: Any, name: str, where: str, tools: Tools, faults: Faults) -> dict[str, Any] | str:
     if isinstance(value, dict):
         return _only_declared(value, tools.parameters.get(name))
-    if value is None or (isinstance(value, str) and not value.strip()):
+    if value is None or (isinstance(value, str) and value.strip() in ("", "null")):
         return {}
     decoded = _decoded(value) if isinstance(value, str) else value
     if isinstance(decoded, dict):

@@ -16,7 +16,7 @@ from sftdata.formats.faults import Faults
 from sftdata.formats.flags import FLAG_KEYS, mask_counts, trained_flag
 from sftdata.formats.reasoning import has_stray_tag, split_think
 from sftdata.formats.roles import CALL_ROLES, ROLES
-from sftdata.formats.tools import Tools, read_calls
+from sftdata.formats.tools import Tools, read_calls, read_tools
 from sftdata.formats.validation import Schema
 from sftdata.records import Message, Rejection, Role, ToolCall
 
@@ -90,18 +90,20 @@ def reply(content: str, where: str, faults: Faults) -> Message:
     return Message("assistant", text, reasoning, inline=inline)
 
 
-def explain_turns(
-    schema: Schema, record: dict[str, Any], keys: Iterable[str], tools: Tools, faults: Faults
-) -> Rejection:
+def explain_turns(schema: Schema, record: dict[str, Any], keys: Iterable[str], faults: Faults) -> Rejection:
     """All faults of a record that its schema refuses: the schema's, and those of the turns it has none with."""
     paths = schema.explain(record, faults)
     refused = {tuple(path[:2]) for path in paths}
+    columns = {path[0] for path in paths if path}
+    tools = read_tools({key: value for key, value in record.items() if key not in columns}, faults)
     for key in keys:
         raws = record.get(key)
         if not isinstance(raws, list):
             continue
         reader = _TurnReader([raw for raw in raws if isinstance(raw, dict)], tools, faults)
         for index, raw in enumerate(raws):
+            if faults.full:
+                break
             if (key, index) not in refused and isinstance(raw, dict):
                 reader.read(raw, f"/{key}/{index}")
     return Rejection(faults.all())
@@ -123,7 +125,7 @@ class _TurnReader:
         if None in raw.values():
             raw = {key: value for key, value in raw.items() if value is not None}
         role = _role(raw)
-        key = "value" if "from" in raw else "content"
+        key = "content" if "role" in raw else "value"
         content = _text(raw.get(key))
         calls = self._calls(raw, role, where)
         if content is not None and _is_call(raw):
@@ -144,7 +146,7 @@ class _TurnReader:
             raw.get("tool_call_id"),
             raw.get("name"),
             trained_flag(raw, role, where, self._mask, faults),
-            inline,
+            inline=inline,
         )
 
     def _calls(self, raw: Mapping[str, Any], role: Role, where: str) -> tuple[ToolCall, ...]:
@@ -182,11 +184,11 @@ def _split_reasoning(
 
 def _is_call(raw: Mapping[str, Any]) -> bool:
     """Whether the turn's whole text is a tool call."""
-    return raw.get("from", raw.get("role")) in CALL_ROLES
+    return raw.get("role", raw.get("from")) in CALL_ROLES
 
 
 def _role(raw: Mapping[str, Any]) -> Role:
-    name = raw.get("from", raw.get("role"))
+    name = raw.get("role", raw.get("from"))
     return ROLES.get(name, "assistant") if isinstance(name, str) else "assistant"
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from hypothesis import given
+from hypothesis import strategies as st
 from strategies import conversations, json_values
 
 from sftdata.formats import FORMATS, FormatOptions, normalise, to_messages
@@ -49,8 +51,8 @@ def test_the_same_chat_in_every_format_is_the_same_conversation(chat: Conversati
 
 @given(conversations(max_rounds=1))
 def test_a_pair_of_texts_is_the_same_conversation_as_its_messages(chat: Conversation) -> None:
-    asked, answered = (turn for turn in chat.messages if turn.role != "system")
-    system = {"system": turn.content for turn in chat.messages if turn.role == "system"}
+    *before, asked, answered = chat.messages
+    system = {"system": before[0].content} if before else {}
     for ask, answer in (("prompt", "completion"), ("question", "answer"), ("prompt", "response")):
         assert said({ask: asked.content, answer: answered.content, **system}) == chat
     turns = to_messages(chat)["messages"]
@@ -77,12 +79,33 @@ def test_no_json_value_makes_normalise_raise(value: Any) -> None:
             assert (again.messages, again.text, again.tools) == (result.messages, result.text, result.tools)
 
 
-@given(conversations(), json_values())
-def test_a_value_anywhere_in_a_record_never_makes_normalise_raise(chat: Conversation, value: Any) -> None:
-    record = to_messages(chat)
-    for key in ("role", "content", "tool_calls", "reasoning_content", "weight", "metadata", "tool_call_id"):
-        turns = [dict(turn) for turn in record["messages"]]
-        turns[-1][key] = value
-        normalise({"messages": turns})
-        normalise({"conversations": turns, "tools": value, "system": "S"})
-    normalise({**record, "chat_template_kwargs": value, "tools": [value]})
+def places(value: Any, above: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The path of everything inside a value."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path for key, item in inside for path in ((*above, key), *places(item, (*above, key)))]
+
+
+def at(value: Any, pointer: str) -> Any:
+    """What an RFC 6901 pointer leads to; raises LookupError where it leads nowhere."""
+    for token in pointer.split("/")[1:]:
+        key = token.replace("~1", "/").replace("~0", "~")
+        value = value[int(key)] if isinstance(value, list) else value[key]
+    return value
+
+
+@given(conversations(rich=True), json_values(), st.data())
+def test_a_record_with_a_foreign_value_is_read_or_refused_at_a_place_that_exists(
+    chat: Conversation, foreign: Any, data: st.DataObject
+) -> None:
+    record = copy.deepcopy({**to_messages(chat), "system": "S", "id": 1})
+    *above, last = data.draw(st.sampled_from(places(record)))
+    node = record
+    for key in above:
+        node = node[key]
+    node[last] = foreign
+    result = normalise(record)
+    assert has_error(result.findings) is isinstance(result, Rejection)
+    for pointer in (*(found.pointer for found in result.findings), *getattr(result, "pointers", ())):
+        at(record, pointer)
+    if isinstance(result, Conversation):
+        assert said(to_messages(result)) == said(record)
