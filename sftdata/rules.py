@@ -982,7 +982,7 @@ _TABLE: tuple[Rule, ...] = (
     Rule(
         code="SFT601",
         name="over-length",
-        severity="warning",
+        severity="error",
         detects="row longer than the limit",
         remedy="choose the policy",
         evidence="trl#3449; LLaMA-Factory#3945",

@@ -117,6 +117,8 @@ class RoundTrip:
             return None, []
         if decoded is not None and _same_edges(decoded, text) and self._normalised(decoded) == self._normalised(text):
             return None, [Finding("SFT416", "the tokenizer's normaliser changes the reply (such as NFC)")]
+        if decoded == f" {text}":
+            return None, [Finding("SFT416", "the tokenizer puts a dummy space before the reply")]
         if decoded is not None and self._normalised(decoded.lstrip()) == self._normalised(text.lstrip()):
             lost = Finding(
                 "SFT417",
