@@ -1,0 +1,96 @@
+"""Opening what an address names: a local file, standard input, a named pipe, or anything fsspec knows.
+
+What lives here: addresses to streams of bytes, and the errors of opening worded for a user. What must not: what is in
+the bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any, BinaryIO, cast
+
+from sftdata.errors import ConfigError, InputError, describe
+from sftdata.sources.items import BLOCK, Input
+
+__all__ = ["STDIN", "filesystem", "is_remote", "open_input", "windows"]
+
+STDIN = "-"
+_PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
+
+
+def is_remote(address: str) -> bool:
+    """Whether an address is for fsspec: `s3://bucket/key`, `memory://a.jsonl`; not `file://`, not a path."""
+    return "://" in address and not address.startswith("file://")
+
+
+def filesystem(address: str) -> tuple[Any, str]:
+    """The fsspec filesystem of a remote address, and the path in it.
+
+    Raises ConfigError where the protocol is unknown or its package is not installed.
+    """
+    import fsspec
+
+    protocol = address.partition("://")[0].rpartition("::")[2]
+    try:
+        return cast("tuple[Any, str]", fsspec.core.url_to_fs(address))
+    except ImportError as error:
+        package = _PACKAGES.get(protocol)
+        fix = f"Install it: pip install {package}." if package else str(error)
+        raise ConfigError(describe(f"reading {protocol}:// needs another package", where=address, fix=fix)) from error
+    except ValueError as error:
+        raise ConfigError(describe(str(error), where=address, fix="Check the protocol before '://'.")) from error
+
+
+def open_input(item: Input) -> BinaryIO:
+    """The raw bytes of an input, from their beginning. Raises InputError where it cannot be opened."""
+    if item.location == STDIN:
+        return sys.stdin.buffer
+    try:
+        if is_remote(item.location):
+            system, path = filesystem(item.location)
+            return cast("BinaryIO", system.open(path, "rb"))
+        return open(item.location, "rb", buffering=0)
+    except OSError as error:
+        raise unreadable(item, error) from error
+
+
+def unreadable(item: Input, error: OSError) -> InputError:
+    """The error to raise where the system or a store refuses to give an input's bytes."""
+    why = error.strerror or str(error) or type(error).__name__
+    return InputError(describe(f"cannot be read: {why}", where=item.address, fix="Check that it is there and yours."))
+
+
+def windows(item: Input, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+    """The raw bytes of an input between two offsets, about 1 MiB at a time.
+
+    Raises InputError where reading fails, or where the input ends before `stop`: it changed since it was planned.
+    """
+    with open_input(item) as stream:
+        try:
+            if start:
+                stream.seek(start)
+            position = start
+            while stop is None or position < stop:
+                window = stream.read(BLOCK if stop is None else min(BLOCK, stop - position))
+                if not window:
+                    break
+                position += len(window)
+                yield window
+        except OSError as error:
+            raise unreadable(item, error) from error
+    if stop is not None and position < stop:
+        raise InputError(
+            describe(
+                f"ends after {position} bytes",
+                where=item.address,
+                expected=f"{stop} bytes, as planned",
+                fix="It changed since the run began: start over with --fresh.",
+            )
+        )
+
+
+def real_path(path: str) -> str:
+    """The one name of a local file, by which two spellings are told to be the same."""
+    return os.path.realpath(path.removeprefix("file://"))
