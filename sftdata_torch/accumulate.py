@@ -37,13 +37,14 @@ def accumulate(
     """
     world = dist.get_world_size() if dist.is_initialized() else 1
     total = max(global_targets(micro_batches, device), 1)
-    step_loss = torch.zeros((), device=device)
+    losses = []
     for at, batch in enumerate(micro_batches):
         moved = on_device(batch, device)
         with _exchange(model, at == len(micro_batches) - 1):
             loss = _summed(model, moved) / total
             backward(loss * world)  # data parallelism takes the mean over ranks
-        step_loss += loss.detach()
+        losses.append(loss.detach())
+    step_loss = torch.stack(losses).sum()
     if world > 1:
         dist.all_reduce(step_loss)
     return step_loss
@@ -72,7 +73,8 @@ def _summed(model: nn.Module, batch: Batch) -> torch.Tensor:
     inputs = {name: value for name, value in batch.items() if name not in _NOT_FOR_THE_MODEL}
     logits = model(**inputs, use_cache=False).logits[0, batch["target_idx"]]
     targets = batch["labels"][0, batch["target_idx"] + 1]
-    return cross_entropy(logits.float(), targets, reduction="sum")
+    precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return cross_entropy(precise, targets, reduction="sum")
 
 
 _NOT_FOR_THE_MODEL = ("labels", "target_idx", "num_target_tokens")

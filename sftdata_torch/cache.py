@@ -6,8 +6,10 @@ share one folder; each file appears whole or not at all, and two that fetch the 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import time
 import uuid
 from pathlib import Path
 
@@ -17,6 +19,8 @@ __all__ = ["ShardCache", "is_remote"]
 
 _CHUNK = 1 << 20
 _SUFFIX = ".part"
+_DEAD_SECONDS = 3600
+"""A part that was not written to for so long belongs to nobody."""
 
 
 def is_remote(address: str) -> bool:
@@ -84,15 +88,17 @@ class ShardCache:
             )
 
     def _evict(self, keep: Path) -> None:
-        """Delete what was used least recently until the rest fits."""
+        """Delete what dead processes left half written, and what was used least recently until the rest fits."""
+        for part in self.folder.glob(f"*{_SUFFIX}"):
+            with contextlib.suppress(FileNotFoundError):  # its owner put it in place
+                if time.time() - part.stat().st_mtime > _DEAD_SECONDS:
+                    part.unlink()
         if self.limit_bytes is None:
             return
         known = []
         for path in self.folder.glob("*.parquet"):
-            try:
+            with contextlib.suppress(FileNotFoundError):  # another process evicted it
                 known.append((path.stat().st_mtime_ns, path.stat().st_size, path))
-            except FileNotFoundError:
-                continue  # another process evicted it
         total = sum(size for _, size, _ in known)
         for _, size, path in sorted(known):
             if total <= self.limit_bytes:
