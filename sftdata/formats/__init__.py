@@ -61,7 +61,7 @@ def normalise(value: Any, options: FormatOptions = _DEFAULT) -> Conversation | R
     '2'
     """
     bare = isinstance(value, list)
-    if type(value) is dict:
+    if isinstance(value, dict):
         record = value
     elif bare:
         record = {"messages": value}

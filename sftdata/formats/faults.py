@@ -14,7 +14,7 @@ from sftdata.rules import RULES
 __all__ = ["MAX_FINDINGS", "Faults", "has_error", "pointer", "shown"]
 
 MAX_FINDINGS = 100
-"""A hostile record of a million bad turns is not worth a million findings."""
+"""So many errors, and as many other findings, are kept of one record: a million bad turns say no more."""
 
 _ERRORS = frozenset(code for code, entry in RULES.items() if entry.severity == "error")
 _FEW = 64
@@ -25,20 +25,23 @@ _MAX_SHOWN = 40
 class Faults:
     """Findings of one record in the order of their discovery, and the keys nobody asked for."""
 
-    __slots__ = ("extra", "findings")
+    __slots__ = ("_errors", "extra", "findings")
 
     def __init__(self) -> None:
         self.findings: list[Finding] = []
         self.extra: set[str] = set()
+        self._errors = 0
 
     @property
     def full(self) -> bool:
         """Whether so much is wrong that looking further is pointless."""
-        return len(self.findings) >= MAX_FINDINGS
+        return self._errors >= MAX_FINDINGS
 
     def add(self, code: str, message: str, where: str = "", fix: str = "") -> None:
-        """Note one finding. What comes after `MAX_FINDINGS` is let go: the record's fate is known by then."""
-        if not self.full:
+        """Note one finding; past `MAX_FINDINGS` it is let go. Errors are counted apart: no warning crowds one out."""
+        is_error = code in _ERRORS
+        if (self._errors if is_error else len(self.findings) - self._errors) < MAX_FINDINGS:
+            self._errors += is_error
             self.findings.append(Finding(code, message, where, fix))
 
     def ignore(self, keys: Iterable[str]) -> None:

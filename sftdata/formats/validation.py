@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from itertools import islice
-from typing import Any
-
-import jsonschema_rs
+from typing import TYPE_CHECKING, Any
 
 import sftdata_schemas
 from sftdata.formats.faults import MAX_FINDINGS, Faults, pointer, shown
 from sftdata.records import Rejection
+
+if TYPE_CHECKING:
+    import jsonschema_rs
 
 __all__ = ["Schema", "schema"]
 
@@ -36,6 +37,8 @@ class Schema:
     """One record format's schema, compiled."""
 
     def __init__(self, name: str) -> None:
+        import jsonschema_rs  # 50 ms that a command which reads no record need not pay
+
         self._validator = jsonschema_rs.Draft202012Validator(sftdata_schemas.load(name), retriever=_document)
         self.accepts = self._validator.is_valid
 

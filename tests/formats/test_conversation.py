@@ -145,6 +145,14 @@ def test_a_hostile_number_of_faults_is_bounded(bad: Any) -> None:
     assert len(result.findings) == MAX_FINDINGS
 
 
+def test_no_number_of_warnings_hides_an_error() -> None:
+    blank = {**U, "content": ""}
+    result = normalise([*[blank, A] * 500, U, {**A, "content": ""}])
+    assert isinstance(result, Rejection)
+    assert [each.pointer for each in result.findings if each.code == "SFT108"] == ["/1001"]
+    assert len(result.findings) == MAX_FINDINGS + 1
+
+
 def test_depth_does_not_matter() -> None:
     deep: Any = {}
     for _ in range(100_000):
