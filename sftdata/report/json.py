@@ -46,6 +46,7 @@ def run_report(
         "made": datetime.datetime.now(tz=datetime.timezone.utc).isoformat(timespec="seconds"),
         "host": platform.node(),
         "out": str(out.resolve()),
+        "tokenizer": plan.config.tokenizer,
         "engine": plan.versions["engine"],
         "inputs": [
             {

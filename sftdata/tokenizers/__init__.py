@@ -2,7 +2,7 @@
 
 from sftdata.tokenizers.documents import EncodedExamples
 from sftdata.tokenizers.encode import Encoder
-from sftdata.tokenizers.engines import Engine, EngineMismatch, choose_engine
+from sftdata.tokenizers.engines import Engine, EngineMismatch, ReferenceEngine, choose_engine
 from sftdata.tokenizers.origin import NAMED_TOKENS, TokenizerFiles, load_files
 from sftdata.tokenizers.vocabulary import AddedToken, Vocabulary, load_vocabulary
 
@@ -13,6 +13,7 @@ __all__ = [
     "Encoder",
     "Engine",
     "EngineMismatch",
+    "ReferenceEngine",
     "TokenizerFiles",
     "Vocabulary",
     "choose_engine",

@@ -51,7 +51,7 @@ def _begin(plan: Plan, work: str) -> None:
     _state = (plan, open_workshop(plan), Path(work))
 
 
-def _unheard(records: int) -> None:  # noqa: ARG001
+def _unheard(records: int) -> None:
     """A pool worker reports whole units only."""
 
 
