@@ -14,11 +14,10 @@ from __future__ import annotations
 import datetime
 import functools
 import hashlib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import jinja2
 from jinja2 import meta, nodes
@@ -29,6 +28,7 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sftdata.errors import ConfigError, SftdataError, describe
+from sftdata.templates.markers import find_markers, set_marks, take_marks
 from sftdata.templates.sandbox import Budget, LimitReached, Limits
 from sftdata.templates.sandbox_calls import BoundFormat
 from sftdata.templates.sandbox_compiler import RUNTIME, CodeGenerator, GenerationTag, refuse_forbidden, weight
@@ -43,6 +43,7 @@ __all__ = [
     "TemplateSecurityError",
     "TemplateSyntaxError",
     "compile_template",
+    "parse_template",
 ]
 
 RESERVED = frozenset(("messages", "tools", "documents", "add_generation_prompt"))
@@ -160,24 +161,12 @@ class Template:
 
     def _compile(self) -> None:
         """Parse, look over the tree, generate code and run its definitions."""
-        if len(self.source) > self._limits.source_chars:
-            raise TemplateSyntaxError(
-                f"the source has {len(self.source):,} characters, more than {self._limits.source_chars:,}",
-                name=self.name,
-            )
+        tree = parse_template(self.source, name=self.name, limits=self._limits)
         try:
-            tree = self._environment.parse(self.source)
-            refuse_forbidden(tree, self.name)
             self._survey(tree)
             code = self._environment.compile(tree, filename=f"<template {self.sha256[:12]}>")
-        except jinja2.TemplateSyntaxError as error:
-            raise TemplateSyntaxError(
-                error.message or "not valid Jinja", name=self.name, lineno=error.lineno
-            ) from error
-        except (RecursionError, SyntaxError, MemoryError, ValueError, OverflowError, UnicodeError) as error:
-            raise TemplateSyntaxError(
-                f"too deeply nested, or not compilable ({type(error).__name__})", name=self.name
-            ) from error
+        except REFUSED_WHEN_COMPILING as error:
+            raise _syntax_error(error, self.name) from error
         names: dict[str, Any] = {"environment": self._environment, **RUNTIME}
         exec(code, names)  # noqa: S102  code of our own compiler, for a sandbox
         self._root = names["root"]
@@ -194,7 +183,7 @@ class Template:
         data = [node.data for node in tree.find_all(nodes.TemplateData)]
         texts = [node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)]
         self.literals = tuple(dict.fromkeys((*data, *texts)))
-        self.generation = _generation(tree)
+        self.generation = find_markers(tree)
         self._macro_weights: dict[str | None, int] = {}
         for macro in tree.find_all(nodes.Macro):
             self._macro_weights[macro.name] = max(weight(macro.body), self._macro_weights.get(macro.name, 1))
@@ -258,12 +247,12 @@ class Template:
         if self.generation == "none":
             return plain, []
         context = self._context(inputs)
-        context.opening, context.closing = _marks(plain)
+        context.opening, context.closing = set_marks(plain)
         try:
             marked = _collect(self._root(context), context.budget)
         except Exception as error:
             raise self._explain(error) from error
-        text, spans = _take_marks(marked, context.opening, context.closing)
+        text, spans = take_marks(marked, context.opening, context.closing)
         return plain, spans if text == plain else []
 
     def _context(self, inputs: dict[str, Any]) -> _RenderContext:
@@ -303,6 +292,38 @@ def _classify(error: Exception) -> tuple[type[TemplateError], str]:
     return TemplateError, f"{type(error).__name__}: {detail}" if detail else type(error).__name__
 
 
+REFUSED_WHEN_COMPILING = (
+    jinja2.TemplateSyntaxError,
+    RecursionError,
+    SyntaxError,
+    MemoryError,
+    ValueError,
+    OverflowError,
+)
+
+
+def _syntax_error(error: Exception, name: str) -> TemplateSyntaxError:
+    if isinstance(error, jinja2.TemplateSyntaxError):
+        return TemplateSyntaxError(error.message or "not valid Jinja", name=name, lineno=error.lineno)
+    return TemplateSyntaxError(f"too deeply nested, or not compilable ({type(error).__name__})", name=name)
+
+
+def parse_template(source: str, *, name: str = "", limits: Limits | None = None) -> nodes.Template:
+    """The syntax tree of a template, in which a `Scope` is a `{% generation %}` block.
+
+    Raises TemplateSyntaxError where the source is not one template, or longer than is compiled.
+    """
+    most = (limits or Limits()).source_chars
+    if len(source) > most:
+        raise TemplateSyntaxError(f"the source has {len(source):,} characters, more than {most:,}", name=name)
+    try:
+        tree = _environment().parse(source)
+        refuse_forbidden(tree, name)
+    except REFUSED_WHEN_COMPILING as error:
+        raise _syntax_error(error, name) from error
+    return tree
+
+
 def _collect(pieces: Iterator[str], budget: Budget) -> str:
     """Join the output, counted a chunk at a time so that it never grows beyond the budget."""
     chunk = list(islice(pieces, CHUNK))
@@ -313,41 +334,6 @@ def _collect(pieces: Iterator[str], budget: Budget) -> str:
     while chunk := list(islice(pieces, CHUNK)):
         texts.append(budget.concat(chunk))
     return "".join(texts)
-
-
-_BUFFERING = (nodes.Macro, nodes.CallBlock, nodes.AssignBlock, nodes.FilterBlock)
-
-
-def _generation(tree: nodes.Template) -> Literal["none", "plain", "buffered"]:
-    if tree.find(nodes.Scope) is None:
-        return "none"
-    blocks = [*tree.find_all(_BUFFERING), *(loop for loop in tree.find_all(nodes.For) if loop.recursive)]
-    return "buffered" if any(block.find(nodes.Scope) for block in blocks) else "plain"
-
-
-def _marks(text: str) -> tuple[str, str]:
-    """Two marks that do not occur in a text: private-use characters, longer until that is so."""
-    opening, closing = "\U000f5f00", "\U000f5f01"
-    while opening in text or closing in text:
-        opening, closing = opening + "\U000f5f02", closing + "\U000f5f02"
-    return opening, closing
-
-
-def _take_marks(marked: str, opening: str, closing: str) -> tuple[str, list[tuple[int, int]]]:
-    """The text without marks and the spans that they enclosed; a mark without its partner gives no span."""
-    pieces: list[str] = []
-    spans: list[tuple[int, int]] = []
-    open_at: list[int] = []
-    length = 0
-    for piece in re.split(f"({opening}|{closing})", marked):
-        if piece == opening:
-            open_at.append(length)
-        elif piece == closing and open_at:
-            spans.append((open_at.pop(), length))
-        elif piece != closing:
-            pieces.append(piece)
-            length += len(piece)
-    return "".join(pieces), sorted(spans)
 
 
 def compile_template(
