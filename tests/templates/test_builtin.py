@@ -166,3 +166,12 @@ def test_chatml_takes_arguments_as_text_too() -> None:
 def test_qwen3_closes_the_think_block_on_request() -> None:
     text = build("qwen3").render([ASK], add_generation_prompt=True, enable_thinking=False)
     assert text.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+
+
+@pytest.mark.parametrize("name", sorted(BUILTIN))
+def test_tokenizer_without_a_bos_is_enough(name: str) -> None:
+    carried = BUILTIN[name]
+    template = compile_template(carried.source(), special_tokens={"eos_token": carried.eos_token}, clock=DAY)
+    with_bos = build(name).render([ASK, REPLY, AGAIN], add_generation_prompt=True)
+    bos = carried.bos_token or "never"
+    assert template.render([ASK, REPLY, AGAIN], add_generation_prompt=True) == with_bos.replace(bos, "")
