@@ -61,7 +61,7 @@ def grouped_order(groups: npt.NDArray[np.integer], num_groups: int, start: int) 
 
 def _hashes(index: npt.NDArray[np.uint64], start: int) -> npt.NDArray[np.uint64]:
     """splitmix64's outputs number `index` from `start`: distinct for distinct indices."""
-    values = index * np.uint64(_GAMMA)
+    values: npt.NDArray[np.uint64] = index * np.uint64(_GAMMA)
     values += np.uint64(start)
     for shift, factor in _MIX:
         values ^= values >> np.uint64(shift)

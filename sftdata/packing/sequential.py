@@ -27,7 +27,7 @@ def sequential(lengths: Int32Array, capacity: int, seed: tuple[int, int]) -> Bin
         reach = int(np.searchsorted(ends, ends[stop] + capacity, "right"))
         window = ends[first:reach]
         following = np.searchsorted(window, window[: stop - first] + capacity, "right") - 1 + first
-        hops = memoryview(following)
+        hops = following.data
         while position < stop:
             position = hops[position - first]
             starts.append(position)

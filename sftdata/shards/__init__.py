@@ -6,8 +6,18 @@ needs nothing else.
 
 from __future__ import annotations
 
+from sftdata.shards.faults import DamageError, Problem
 from sftdata.shards.layout import FINGERPRINT_KEY, FORMAT_VERSION, SCHEMA
-from sftdata.shards.manifest import FileEntry, RowGroupEntry
+from sftdata.shards.manifest import (
+    FileEntry,
+    Manifest,
+    RowGroupEntry,
+    SidecarEntry,
+    dump_manifest,
+    load_manifest,
+    read_manifest,
+)
+from sftdata.shards.read import Dataset, open_dataset
 from sftdata.shards.rows import Rows, arrange, join, split
 from sftdata.shards.write import ShardWriter
 
@@ -15,11 +25,20 @@ __all__ = [
     "FINGERPRINT_KEY",
     "FORMAT_VERSION",
     "SCHEMA",
+    "DamageError",
+    "Dataset",
     "FileEntry",
+    "Manifest",
+    "Problem",
     "RowGroupEntry",
     "Rows",
     "ShardWriter",
+    "SidecarEntry",
     "arrange",
+    "dump_manifest",
     "join",
+    "load_manifest",
+    "open_dataset",
+    "read_manifest",
     "split",
 ]

@@ -10,30 +10,35 @@ import pyarrow as pa
 
 __all__ = [
     "FINGERPRINT_KEY",
+    "FOOTER_PREFIX",
     "FORMAT_VERSION",
     "FORMAT_VERSION_KEY",
     "GROUP_TOKENS",
     "HEADER",
     "MANIFEST",
     "MAX_FILE_BYTES",
+    "PARTIAL",
+    "REJECTED",
     "SCHEMA",
-    "SHARD_NAME",
-    "SIDECARS",
+    "SPLITS",
     "TRAILER_BYTES",
 ]
 
 FORMAT_VERSION = 1
 
-FORMAT_VERSION_KEY = "sftdata.format_version"
+FOOTER_PREFIX = "sftdata."
+"""What the names of our footer metadata begin with."""
+FORMAT_VERSION_KEY = "format_version"
 """Footer metadata: FORMAT_VERSION, in decimal."""
-FINGERPRINT_KEY = "sftdata.fingerprint"
+FINGERPRINT_KEY = "fingerprint"
 """Footer metadata: the manifest's `fingerprint`, so that a shard of another run is known for one."""
 
 MANIFEST = "manifest.json"
-SHARD_NAME = r"^(train|eval)-[0-9]{5,}-of-[0-9]{5,}\.parquet$"
-"""What a sealed shard is called; the first word is its split."""
-SIDECARS = ("rejected.jsonl", "partial.jsonl")
-"""Files of the reject ledger, which `verify` reads line by line."""
+SPLITS = ("train", "eval")
+REJECTED = "rejected.jsonl"
+"""One line a rejected record."""
+PARTIAL = "partial.jsonl"
+"""One line a written record that lost examples; only where there is one."""
 
 GROUP_TOKENS = 1 << 18
 """Tokens a row group: 1 MiB a column, one page; a random read takes about 1 ms, and files grow no smaller above."""

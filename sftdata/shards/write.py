@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from sftdata.records import IGNORE_INDEX
 from sftdata.shards.layout import (
     FINGERPRINT_KEY,
+    FOOTER_PREFIX,
     FORMAT_VERSION,
     FORMAT_VERSION_KEY,
     GROUP_TOKENS,
@@ -48,11 +49,12 @@ class ShardWriter:
 
     >>> with ShardWriter(lambda part: folder / f"unit-00042-{part}.parquet", metadata=footer) as writer:
     ...     writer.write(rows)                                                              # doctest: +SKIP
-    >>> writer.files[0].tokens                                                              # doctest: +SKIP
+    >>> writer.entries[0].tokens                                                              # doctest: +SKIP
 
     Files appear under their names only in `close()`, flushed to the disk, ; until then, and for ever
     if the block is left by an exception, there are only temporary files (dot, name, unique part, `.tmp`), which
-    are removed. No bins, no file. `metadata` goes into the footer and must hold FINGERPRINT_KEY.
+    are removed. No bins, no file. `metadata` goes into the footer, its keys after FOOTER_PREFIX, and
+    must hold FINGERPRINT_KEY.
     """
 
     def __init__(
@@ -65,10 +67,11 @@ class ShardWriter:
     ) -> None:
         if FINGERPRINT_KEY not in metadata:
             raise ValueError(f"the footer metadata lacks {FINGERPRINT_KEY!r}")
-        self.files: list[FileEntry] = []
+        self.entries: list[FileEntry] = []
         """What was written, after `close()`."""
         self._names = names
-        self._metadata = {**metadata, FORMAT_VERSION_KEY: str(FORMAT_VERSION)}
+        named = {**metadata, FORMAT_VERSION_KEY: str(FORMAT_VERSION)}
+        self._metadata = {FOOTER_PREFIX + key: named[key] for key in sorted(named)}
         self._max_group_tokens = max_group_tokens
         self._max_file_bytes = max_file_bytes
         self._pending: list[Rows] = []
@@ -104,7 +107,7 @@ class ShardWriter:
         try:
             if self._pending:
                 self._write_groups(split(join(self._pending), self._max_group_tokens))
-            self.files = [part.finish() for part in self._parts]
+            self.entries = [part.finish() for part in self._parts]
             for part in self._parts:
                 part.publish()
         except BaseException:
@@ -112,7 +115,7 @@ class ShardWriter:
             raise
         self._parts = []
         self._pending = []
-        return self.files
+        return self.entries
 
     def discard(self) -> None:
         """Remove what was written and has no name yet."""
