@@ -20,8 +20,18 @@ import msgspec
 from sftdata.records import Conversation, Finding, Message, Rejection, Span, TextExample
 from sftdata.templates.environment import Template, TemplateError
 from sftdata.templates.kept import Kept
-from sftdata.templates.messages import VARIANTS, Chat, ControlPolicy, Variant, prepare_chat, protect_text
+from sftdata.templates.messages import (
+    VARIANTS,
+    Chat,
+    ControlPolicy,
+    Variant,
+    prepare_chat,
+    protect_text,
+    spells_control,
+)
+from sftdata.templates.program import Program, build_program, contents_of, shape_of, symbolic
 from sftdata.templates.reply import REASONING_TAGS, StopInfo, content_end, find_seam, find_stop, open_reasoning
+from sftdata.templates.trace import CLOSE, OPEN, Question, TracedTemplate, Untraceable
 
 __all__ = ["Contract", "ServingOptions", "Unrolled"]
 
@@ -71,13 +81,17 @@ class Contract:
         self._kwargs = dict(kwargs or {})
         longest = sorted(filter(None, options.special_tokens), key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, longest)) or "(?!)")
-        self._turns: dict[tuple[str, str], _TurnReader] = {}
-        self._variants: dict[tuple[str, bool, bool, bool], int] = {}
+        self._turns: dict[tuple[str, str], TurnReader] = {}
+        self._programs = Programs(self)
 
     def unroll(self, conversation: Conversation) -> Unrolled | Rejection:
         """The examples of `conversation`, or why there are none. Never raises for what the data or template does."""
         if conversation.text is not None:
             return self._text(conversation.text)
+        return self._programs.unroll(conversation) or self.unroll_in_full(conversation)
+
+    def unroll_in_full(self, conversation: Conversation) -> Unrolled | Rejection:
+        """The contract itself, for a chat: every prompt and every turn rendered."""
         trained, findings = trained_turns(conversation, self._options.train_on)
         if not trained and self._options.train_on != "everything":
             return Rejection((*findings, Finding("SFT107", "no assistant turn of the record is trained")))
@@ -109,15 +123,10 @@ class Contract:
             and (has_calls or not variant.text_arguments)
             and (has_inline or not variant.inline_reasoning)
         ]
-        key = (name, has_calls, lacks_content, has_inline)
-        known = self._variants.get(key)
-        if known in choices:
-            choices = [known, *(place for place in choices if place != known)]
         first: Rejection | None = None
         for place in choices:
             outcome = self._with_variant(conversation, trained, findings, name, kwargs, VARIANTS[place])
             if isinstance(outcome, Unrolled):
-                self._variants[key] = place
                 return outcome
             first = first or outcome
             if outcome.findings[-1].code not in _RETRIED:
@@ -147,17 +156,50 @@ class Contract:
         except TemplateError as error:
             return Rejection((*findings, _template_finding(error)))
 
-    def _reader(self, template: Template, kwargs: Mapping[str, Any]) -> _TurnReader:
+    def traced(self, conversation: Conversation) -> tuple[Unrolled | Rejection, TurnReader, list[Question]] | None:
+        """The contract run on symbols, with what the template asked of the contents; None where nothing is learned.
+
+        Raises Untraceable where the template does more than print contents.
+        """
+        if self._options.train_on == "everything" or self._options.control.mode == "allow":
+            return None
+        if not set(self._options.stop_tokens) <= set(self._options.control.everywhere):
+            return None
+        template = TracedTemplate(self._templates["default"])
+        numbered = enumerate(contents_of(conversation))
+        questions = template.begin({f"{OPEN}{number}{CLOSE}": text for number, text in numbered})
+        reader = TurnReader(template, self._kwargs, self._options, self._special)
+        chat = prepare_chat(symbolic(conversation), self._options.control, VARIANTS[0])
+        trained, findings = trained_turns(conversation, self._options.train_on)
+        if not trained:
+            return None
+        try:
+            outcome = self._chain(reader, symbolic(conversation), chat, trained, findings)
+        except TemplateError as error:
+            raise Untraceable(str(error)) from error
+        return outcome, reader, questions
+
+    def is_plain(self, conversation: Conversation) -> bool:
+        """Whether no content spells a control token."""
+        policy = self._options.control
+        return not any(
+            spells_control(text, policy, message.role)
+            for message in conversation.messages
+            for text in (message.content, message.reasoning)
+            if text
+        )
+
+    def _reader(self, template: Template, kwargs: Mapping[str, Any]) -> TurnReader:
         key = (template.sha256, repr(sorted(kwargs.items())) if kwargs else "")
         if key not in self._turns:
             if len(self._turns) > 64:
                 self._turns.clear()
-            self._turns[key] = _TurnReader(template, kwargs, self._options, self._special)
+            self._turns[key] = TurnReader(template, kwargs, self._options, self._special)
         return self._turns[key]
 
     def _chain(
         self,
-        reader: _TurnReader,
+        reader: TurnReader,
         conversation: Conversation,
         chat: Chat,
         trained: Sequence[int],
@@ -204,7 +246,7 @@ class Contract:
         built = tuple(TextExample(text, tuple(spans), markers=chat.markers) for text, spans in examples)
         return Unrolled(built, findings, tuple(breaks), untrained)
 
-    def _everything(self, reader: _TurnReader, chat: Chat, findings: tuple[Finding, ...]) -> Unrolled:
+    def _everything(self, reader: TurnReader, chat: Chat, findings: tuple[Finding, ...]) -> Unrolled:
         text = reader.render(chat, len(chat.messages), generation=False)
         return Unrolled((TextExample(text, (), "everything", chat.markers),), findings, ())
 
@@ -252,8 +294,11 @@ _RETRIED = frozenset({"SFT302", "SFT308", "SFT319"})
 """Refusals that another way of handing the same message to the template may avoid."""
 
 
-class _TurnReader:
+class TurnReader:
     """Reads prompts and replies off one template with one set of arguments, and remembers its habits."""
+
+    irregular = False
+    """Whether any turn took another way than: F begins with P, and a stop follows the content in F."""
 
     def __init__(
         self, template: Template, kwargs: Mapping[str, Any], options: ServingOptions, special: re.Pattern[str]
@@ -293,8 +338,8 @@ class _TurnReader:
         self, prompt: str, rendered: str, end: int, chat: Chat, turn: int, message: Message
     ) -> tuple[str, int] | Finding:
         """Text that the reply begins with but F does not have, and the index in F from where it goes on."""
-        opened = open_reasoning(prompt, self._reasoning_tags())
-        if opened is not None and not message.reasoning and self._options.reasoning == "reject":
+        opened = open_reasoning(prompt, self.reasoning_tags())
+        if opened is not None and message.reasoning is None and self._options.reasoning == "reject":
             return Finding(
                 "SFT317",
                 f"the prompt opens a reasoning block ({opened[0]}) and the record has no reasoning for this turn",
@@ -303,11 +348,14 @@ class _TurnReader:
         if rendered.startswith(prompt) and len(prompt) <= end:
             inside = opened is not None and not _closes(rendered[len(prompt) : end], opened)
             if not inside:
+                self.irregular |= opened is not None
                 return "", len(prompt)
             assert opened is not None
+            self.irregular = True
             return _closed_block(opened, message.reasoning or "", prompt), len(prompt)
+        self.irregular = True
         before = self._before(rendered, end, chat, turn, message)
-        seam = find_seam(prompt, rendered, before, self._reasoning_tags())
+        seam = find_seam(prompt, rendered, before, self.reasoning_tags())
         if isinstance(seam, Finding):
             return seam
         if seam.inside_reasoning is not None:
@@ -380,9 +428,11 @@ class _TurnReader:
             through = behind[: info.end]
             if info.foreign is None or message.tool_calls:
                 return through
+            self.irregular = True
             if (self._followed(rendered, end, chat, turn, message) or "").startswith(through):
                 return through
             return _not_a_stop(info.foreign)
+        self.irregular = True
         following = self._followed(rendered, end, chat, turn, message)
         if following is not None:
             bare = following.lstrip()
@@ -422,7 +472,7 @@ class _TurnReader:
             return None
         return longer[end:] if longer.startswith(rendered[:end]) else None
 
-    def _reasoning_tags(self) -> tuple[tuple[str, str], ...]:
+    def reasoning_tags(self) -> tuple[tuple[str, str], ...]:
         """The pair that the template itself writes around reasoning, then the well-known ones."""
         if self._tags is None:
             own = self._own_tags()
@@ -444,6 +494,47 @@ class _TurnReader:
         opening = _TAG_AT_END.search(text[:first])
         closing = _TAG_AT_START.match(text[first + len(thought) : second])
         return (opening[1], closing[1]) if opening and closing else None
+
+
+class Programs:
+    """The programs of one contract, by the shape of conversations."""
+
+    _MOST = 4096
+    _TRIES = 4
+    """Programs, or failures to make one, that a shape may have."""
+
+    def __init__(self, contract: Contract) -> None:
+        self._contract = contract
+        self._by_shape: dict[tuple[object, ...], list[Program | None]] = {}
+
+    def unroll(self, conversation: Conversation) -> Unrolled | None:
+        """What the contract says of `conversation`, by substitution; None where it must be asked in full."""
+        shape = shape_of(conversation)
+        if shape is None or not self._contract.is_plain(conversation):
+            return None
+        programs = self._by_shape.setdefault(shape, [])
+        contents = contents_of(conversation)
+        for program in programs:
+            if program is not None and program.fits(contents):
+                return Unrolled(program.run(contents), program.findings, program.breaks, program.untrained)
+        if len(programs) < self._TRIES:
+            programs.append(self._learn(conversation))
+            if len(self._by_shape) > self._MOST:
+                self._by_shape.clear()
+        return None
+
+    def _learn(self, conversation: Conversation) -> Program | None:
+        try:
+            traced = self._contract.traced(conversation)
+        except Untraceable:
+            return None
+        if traced is None or isinstance(traced[0], Rejection) or traced[1].irregular:
+            return None
+        unrolled, reader, questions = traced
+        assert isinstance(unrolled, Unrolled)
+        return build_program(
+            unrolled.examples, questions, unrolled.findings, unrolled.untrained, reader.reasoning_tags()
+        )
 
 
 def trained_turns(conversation: Conversation, train_on: str) -> tuple[list[int], tuple[Finding, ...]]:

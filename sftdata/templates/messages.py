@@ -16,7 +16,7 @@ import msgspec
 
 from sftdata.records import Conversation, Finding, Message, ToolCall
 
-__all__ = ["VARIANTS", "Chat", "ControlPolicy", "Variant", "prepare_chat", "protect_text"]
+__all__ = ["VARIANTS", "Chat", "ControlPolicy", "Variant", "prepare_chat", "protect_text", "spells_control"]
 
 
 class Variant(msgspec.Struct, frozen=True):
@@ -89,6 +89,12 @@ def prepare_chat(conversation: Conversation, policy: ControlPolicy, variant: Var
     if tools_hit:
         tools = _mapped(tools, _marker(patterns[False], markers))
     return Chat(messages, tools, markers, findings, variant)
+
+
+def spells_control(text: str, policy: ControlPolicy, role: str) -> bool:
+    """Whether `text`, said in this role, spells a control token."""
+    tokens = policy.everywhere if role == "assistant" else (*policy.everywhere, *policy.outside_replies)
+    return _pattern(tokens).search(text) is not None
 
 
 def protect_text(text: str, policy: ControlPolicy) -> tuple[str, str]:
