@@ -24,7 +24,7 @@ from sftdata.pipeline.serving import Serving
 from sftdata.pipeline.unit import SPLITS, UnitResult, unit_stem
 from sftdata.report.card import dataset_card
 from sftdata.report.json import run_report
-from sftdata.shards import FileEntry, Manifest, dump_manifest
+from sftdata.shards import FileEntry, Manifest, SidecarEntry, dump_manifest
 
 __all__ = ["Outcome", "commit", "read_commit", "seal"]
 
@@ -74,8 +74,7 @@ def seal(plan: Plan, folder: Folder, serving: Serving) -> Outcome:
                 fix="This is a defect of sftdata: please report it with the plan and the input.",
             )
         )
-    for name in ("rejected", "partial"):
-        _concatenate(results, folder, name)
+    sidecars = {f"{name}.jsonl": _concatenate(results, folder, name) for name in ("rejected", "partial")}
     reason = _refusal(plan, ledger)
     moves = [] if reason else _final_names(results)
     facts = _facts(plan, results, serving, moves)
@@ -86,7 +85,7 @@ def seal(plan: Plan, folder: Folder, serving: Serving) -> Outcome:
     for source, target, _, _ in moves:
         _move(folder.work / source, folder.path / target)
     sync_folder(folder.path)
-    manifest = _manifest(plan, ledger, serving, facts, moves)
+    manifest = _manifest(plan, ledger, serving, facts, moves, sidecars)
     write_durably(folder.path / CARD, dataset_card(manifest).encode())
     write_durably(folder.path / "report.json", _pretty(report))
     write_durably(folder.manifest, dump_manifest(manifest))
@@ -130,10 +129,11 @@ def _move(source: Path, target: Path) -> None:
         raise OutputError(describe("a finished shard is gone", where=str(source), fix="Start over with --fresh."))
 
 
-def _concatenate(results: Sequence[UnitResult], folder: Folder, name: str) -> None:
+def _concatenate(results: Sequence[UnitResult], folder: Folder, name: str) -> SidecarEntry:
     """Join the units' reject files, checked against their commit records."""
     target = folder.path / f"{name}.jsonl"
     temporary = folder.work / f"{name}.jsonl"
+    whole, size = hashlib.sha256(), 0
     with temporary.open("wb") as out:
         for result in results:
             data = (folder.work / f"{unit_stem(result.index)}-{name}.jsonl").read_bytes()
@@ -146,10 +146,10 @@ def _concatenate(results: Sequence[UnitResult], folder: Folder, name: str) -> No
                     )
                 )
             out.write(data)
-    if name == "partial" and not temporary.stat().st_size:
-        temporary.unlink()
-        return
+            whole.update(data)
+            size += len(data)
     temporary.replace(target)
+    return SidecarEntry(size, whole.hexdigest())
 
 
 def _facts(plan: Plan, results: Sequence[UnitResult], serving: Serving, moves: Sequence[Move]) -> dict[str, Any]:
@@ -169,11 +169,19 @@ def _facts(plan: Plan, results: Sequence[UnitResult], serving: Serving, moves: S
     return facts
 
 
-def _manifest(plan: Plan, ledger: Ledger, serving: Serving, facts: dict[str, Any], moves: Sequence[Move]) -> Manifest:
+def _manifest(
+    plan: Plan,
+    ledger: Ledger,
+    serving: Serving,
+    facts: dict[str, Any],
+    moves: Sequence[Move],
+    sidecars: dict[str, SidecarEntry],
+) -> Manifest:
     return Manifest(
         format_version=FORMAT_VERSION,
         fingerprint=plan.fingerprint,
         files={split: tuple(entry for _, _, one, entry in moves if one == split) for split in SPLITS},
+        sidecars=sidecars,
         inputs=[
             {"address": one.name, "size": one.size, "sha256": one.sha256, "records": one.records} for one in plan.inputs
         ],

@@ -21,9 +21,7 @@ __all__ = ["Exact"]
 class Exact:
     """Encodes one example at a time by the definition."""
 
-    def __init__(
-        self, vocabulary: Vocabulary, engine: Engine, *, stop_ids: frozenset[int], eos_id: int | None
-    ) -> None:
+    def __init__(self, vocabulary: Vocabulary, engine: Engine, *, stop_ids: frozenset[int], eos_id: int | None) -> None:
         self._vocabulary = vocabulary
         self._engine = engine
         self._stop_ids = stop_ids

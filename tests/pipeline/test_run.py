@@ -96,7 +96,7 @@ def test_one_unit_and_many_hold_the_same_documents(tmp_path: Path) -> None:
         parts.append(write_lines(tmp_path / f"part-{part}.jsonl", records))
     go(parts, tmp_path / "one")
     go(parts, tmp_path / "many", unit_bytes=1)
-    assert len(open_dataset(str(tmp_path / "many")).files) == 4
+    assert len(open_dataset(str(tmp_path / "many")).manifest.files["train"]) == 4
     assert documents(tmp_path / "one") == documents(tmp_path / "many")
     assert verify(str(tmp_path / "many")).problems == []
 
