@@ -9,7 +9,7 @@ import msgspec
 
 from sftdata.records import Finding
 
-__all__ = ["BLOCK", "KEPT", "MAX_LINE", "Chunk", "Input", "Scan"]
+__all__ = ["BLOCK", "KEPT", "MAX_CHUNKS", "MAX_LINE", "Chunk", "Input", "Scan", "halved"]
 
 BLOCK = 1 << 20
 """Decoded bytes that are held at once, and the size of a chunk: large enough to be worth a call, small for a cache."""
@@ -19,6 +19,9 @@ MAX_LINE = 64 << 20
 
 KEPT = 4096
 """How many bytes of an over-long line are kept for the reject file."""
+
+MAX_CHUNKS = 1 << 16
+"""More chunks than this are merged in pairs, so that a plan stays small however large its inputs are."""
 
 
 class Input(msgspec.Struct, frozen=True):
@@ -59,3 +62,12 @@ class Scan(msgspec.Struct, frozen=True):
     chunks: tuple[Chunk, ...]
     findings: tuple[tuple[int, Finding], ...] = ()
     """(line, what is wrong) of the container as a whole; what is wrong with a record goes with the record."""
+
+
+def halved(chunks: list[Chunk]) -> list[Chunk]:
+    """Half as many chunks, each two neighbours made one; an odd last one stays as it is."""
+    pairs = zip(chunks[::2], chunks[1::2], strict=False)
+    merged = [
+        Chunk(one.start, two.stop, one.first_line, one.records + two.records, one.size + two.size) for one, two in pairs
+    ]
+    return merged + chunks[len(merged) * 2 :]

@@ -13,12 +13,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from sftdata.sources.items import BLOCK, KEPT, MAX_LINE, Chunk
+from sftdata.sources.items import BLOCK, KEPT, MAX_CHUNKS, MAX_LINE, Chunk, halved
 
-__all__ = ["BOM", "Block", "blocks", "chunk_size", "cut_lines", "is_blank"]
+__all__ = ["BOM", "Block", "blocks", "cut_lines", "is_blank"]
 
 BOM = b"\xef\xbb\xbf"
-_MAX_CHUNKS = 1 << 16
 
 
 class Block(msgspec.Struct, frozen=True):
@@ -36,11 +35,6 @@ class Block(msgspec.Struct, frozen=True):
 def is_blank(line: bytes) -> bool:
     """Whether a line is no record: white space, or a byte order mark and white space."""
     return not line.removeprefix(BOM).strip()
-
-
-def chunk_size(size: int) -> int:
-    """Bytes a chunk: 1 MiB, more where an input of `size` bytes would come to more than 65,536 chunks."""
-    return max(BLOCK, -(-size // _MAX_CHUNKS))
 
 
 def cut_lines(windows: Iterable[bytes], target: int = BLOCK) -> list[Chunk]:
@@ -107,6 +101,9 @@ class _Cutter:
     def _cut(self, stop: int, next_line: int) -> None:
         self.chunks.append(Chunk(self.start, stop, self.first_line, self.records, stop - self.start))
         self.start, self.first_line, self.records = stop, next_line, 0
+        if len(self.chunks) == MAX_CHUNKS:
+            self.chunks = halved(self.chunks)
+            self.target *= 2
 
     def finish(self) -> list[Chunk]:
         """All chunks; a rest without records belongs to none."""

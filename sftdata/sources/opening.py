@@ -6,15 +6,17 @@ the bytes.
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO, cast
 
 from sftdata.errors import ConfigError, InputError, describe
 from sftdata.sources.items import BLOCK, Input
 
-__all__ = ["STDIN", "filesystem", "is_remote", "open_input", "windows"]
+__all__ = ["STDIN", "Hashed", "filesystem", "is_remote", "open_input", "peek", "real_path", "unreadable", "windows"]
 
 STDIN = "-"
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
@@ -62,8 +64,8 @@ def unreadable(item: Input, error: OSError) -> InputError:
     return InputError(describe(f"cannot be read: {why}", where=item.address, fix="Check that it is there and yours."))
 
 
-def windows(item: Input, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
-    """The raw bytes of an input between two offsets, about 1 MiB at a time.
+def windows(item: Input, start: int = 0, stop: int | None = None, *, size: int = BLOCK) -> Iterator[bytes]:
+    """The raw bytes of an input between two offsets, at most `size` at a time.
 
     Raises InputError where reading fails, or where the input ends before `stop`: it changed since it was planned.
     """
@@ -73,7 +75,7 @@ def windows(item: Input, start: int = 0, stop: int | None = None) -> Iterator[by
                 stream.seek(start)
             position = start
             while stop is None or position < stop:
-                window = stream.read(BLOCK if stop is None else min(BLOCK, stop - position))
+                window = stream.read(size if stop is None else min(size, stop - position))
                 if not window:
                     break
                 position += len(window)
@@ -94,3 +96,37 @@ def windows(item: Input, start: int = 0, stop: int | None = None) -> Iterator[by
 def real_path(path: str) -> str:
     """The one name of a local file, by which two spellings are told to be the same."""
     return os.path.realpath(path.removeprefix("file://"))
+
+
+class Hashed:
+    """Windows of bytes that are counted and hashed as they pass."""
+
+    def __init__(self, source: Iterable[bytes]) -> None:
+        self.size = 0
+        self._source = source
+        self._digest = hashlib.sha256()
+
+    def __iter__(self) -> Iterator[bytes]:
+        for window in self._source:
+            self._digest.update(window)
+            self.size += len(window)
+            yield window
+
+    @property
+    def sha256(self) -> str:
+        """Of what has passed so far."""
+        return self._digest.hexdigest()
+
+
+def peek(source: Iterable[bytes], size: int) -> tuple[bytes, Iterator[bytes], bool]:
+    """The first `size` bytes or more, the whole stream including them, and whether they are all there is."""
+    rest = iter(source)
+    held: list[bytes] = []
+    while sum(map(len, held)) < size:
+        window = next(rest, None)
+        if window is None:
+            head = b"".join(held)
+            return head, iter((head,) if head else ()), True
+        held.append(window)
+    head = b"".join(held)
+    return head, itertools.chain((head,), rest), False

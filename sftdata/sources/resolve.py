@@ -9,9 +9,14 @@ import glob
 import os
 from collections.abc import Iterator, Sequence
 
+import msgspec
+
 from sftdata.errors import InputError, describe
+from sftdata.sources import hub
+from sftdata.sources.compression import magic_compression
 from sftdata.sources.items import Input
-from sftdata.sources.opening import STDIN, filesystem, is_remote, real_path
+from sftdata.sources.opening import STDIN, filesystem, is_remote, peek, real_path, windows
+from sftdata.sources.sniff import HEAD, sniff
 
 __all__ = ["COMPRESSIONS", "KINDS", "resolve"]
 
@@ -25,6 +30,8 @@ KINDS = {
     ".feather": "arrow",
 }
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".xz": "xz"}
+_DOUBTFUL = frozenset({"jsonl", "json", "stream"})
+_FORMS = {"lines": "jsonl", "list": "json", "values": "json"} | {name: name for name in ("csv", "parquet", "arrow")}
 _NOT_DATA = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"})
 
 
@@ -39,19 +46,53 @@ def resolve(inputs: Sequence[str]) -> list[Input]:
     for given in inputs:
         before = len(found)
         for address in _expand(given):
-            location = address if is_remote(address) or address == STDIN else real_path(address)
-            if location in seen:
+            item = _told_apart(_named(len(found), address))
+            if item.location in seen:
                 raise InputError(
-                    describe("the same input is named twice", where=address, fix=f"It is in {seen[location]} already.")
+                    describe(
+                        "the same input is named twice",
+                        where=address,
+                        fix=f"{seen[item.location]} names it already: leave one out.",
+                    )
                 )
-            seen[location] = given
-            kind, compression = kind_of(address)
-            found.append(Input(len(found), address, kind, compression, location))
+            seen[item.location] = given
+            found.append(item)
         if len(found) == before:
             raise _nothing(given)
     if not found:
         raise _nothing("")
     return found
+
+
+def _named(index: int, address: str) -> Input:
+    """An input by its name alone."""
+    if is_hub(address):
+        hub.require(address)
+        return Input(index, address, "hub", "none", address)
+    if address == STDIN:
+        return Input(index, address, "stream", "none", STDIN)
+    kind, compression = kind_of(address)
+    if is_remote(address):
+        return Input(index, address, kind, compression, address)
+    location = real_path(address)
+    if os.path.isdir(location):
+        hub.require(address)
+        return Input(index, address, "saved", "none", location)
+    if not os.path.isfile(location):  # a pipe has no path of its own, and can be read once only
+        return Input(index, address, "stream", "none", address)
+    return Input(index, address, kind, compression, location)
+
+
+def _told_apart(item: Input) -> Input:
+    """The input with its kind by content, where a first look does no harm and the name leaves room for doubt."""
+    one_look = is_remote(item.location) or os.path.isfile(item.location)
+    if item.kind not in _DOUBTFUL or item.compression != "none" or not one_look:
+        return item
+    head, _, whole = peek(windows(item, size=HEAD), HEAD)
+    compression = magic_compression(head)
+    if compression != "none":
+        return msgspec.structs.replace(item, compression=compression)
+    return msgspec.structs.replace(item, kind=_FORMS[sniff(head, whole=whole)])
 
 
 def _nothing(given: str) -> InputError:
@@ -74,32 +115,41 @@ def kind_of(address: str) -> tuple[str, str]:
     return KINDS.get(suffix, "stream"), compression
 
 
+def is_hub(address: str) -> bool:
+    """Whether an address names a dataset on the hub: `hf:name[:split]`; `hf://` is a store of files."""
+    return address.startswith(hub.PREFIX) and not is_remote(address)
+
+
 def _expand(given: str) -> Iterator[str]:
     """The addresses that one given address stands for."""
-    if given == STDIN:
+    path = given.removeprefix("file://")
+    if given == STDIN or is_hub(given):
         yield given
     elif is_remote(given):
         yield from _expand_remote(given)
-    elif os.path.isdir(given):
-        yield from _files_below(given)
-    elif os.path.exists(given) or not glob.has_magic(given):
-        if os.path.exists(given):
-            yield given
-    else:
-        for path in sorted(glob.glob(given, recursive=True)):
-            if os.path.isfile(path):
-                yield path
+    elif os.path.isdir(path):
+        yield from _below(path)
+    elif os.path.exists(path):
+        yield path
+    elif glob.has_magic(path):
+        for match in sorted(glob.glob(path, recursive=True)):
+            if not os.path.isdir(match):
+                yield match
 
 
-def _files_below(folder: str) -> Iterator[str]:
-    """Files of known kinds below a folder, sorted; nothing hidden."""
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.name.startswith((".", "_")):
+def _below(folder: str) -> Iterator[str]:
+    """Files of known kinds below a folder, and saved datasets, sorted; nothing hidden."""
+    if hub.is_saved(folder):
+        yield folder
+        return
+    for name in sorted(os.listdir(folder)):
+        path = os.path.join(folder, name)
+        if name.startswith((".", "_")):
             continue
-        if entry.is_dir():
-            yield from _files_below(entry.path)
-        elif _is_data(entry.name):
-            yield entry.path
+        if os.path.isdir(path):
+            yield from _below(path)
+        elif _is_data(name):
+            yield path
 
 
 def _is_data(name: str) -> bool:
