@@ -75,6 +75,9 @@ def seal(plan: Plan, folder: Folder, serving: Serving) -> Outcome:
             )
         )
     sidecars = {f"{name}.jsonl": _concatenate(results, folder, name) for name in ("rejected", "partial")}
+    if not sidecars["partial.jsonl"].bytes:
+        (folder.path / "partial.jsonl").unlink()
+        del sidecars["partial.jsonl"]
     reason = _refusal(plan, ledger)
     moves = [] if reason else _final_names(results)
     facts = _facts(plan, results, serving, moves)
