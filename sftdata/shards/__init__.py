@@ -19,6 +19,7 @@ from sftdata.shards.manifest import (
 )
 from sftdata.shards.read import Dataset, open_dataset
 from sftdata.shards.rows import Rows, arrange, join, split
+from sftdata.shards.verify import Verification, verify
 from sftdata.shards.write import ShardWriter
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Rows",
     "ShardWriter",
     "SidecarEntry",
+    "Verification",
     "arrange",
     "dump_manifest",
     "join",
@@ -41,4 +43,5 @@ __all__ = [
     "open_dataset",
     "read_manifest",
     "split",
+    "verify",
 ]

@@ -22,7 +22,18 @@ from sftdata.shards.layout import FINGERPRINT_KEY, FOOTER_PREFIX, FORMAT_VERSION
 from sftdata.shards.manifest import FileEntry, RowGroupEntry
 from sftdata.shards.rows import Rows, offsets_of
 
-__all__ = ["Columns", "as_rows", "decode_group", "footer_problems", "label_problems", "parse_footer", "shape_problems"]
+__all__ = [
+    "Columns",
+    "Fault",
+    "as_rows",
+    "decode_group",
+    "first_of",
+    "footer_problems",
+    "label_problems",
+    "parse_footer",
+    "row_of",
+    "shape_problems",
+]
 
 Fault = Callable[[str, str, str], Problem]
 """(code, place, message) to a Problem of the file at hand."""
@@ -75,25 +86,25 @@ def decode_group(footer: pq.FileMetaData, index: int, group: RowGroupEntry, data
 
 
 def shape_problems(columns: Columns, group: RowGroupEntry, fault: Fault) -> Iterator[Problem]:
-    """SFT606 for lengths that disagree: of columns, of documents, of `num_tokens`, or with the manifest.
+    """SFT606 for lengths that disagree: of columns, of documents, of `num_tokens`; SFT803 for the manifest's counts.
 
-    The first that is yielded makes the later ones meaningless: without any, `as_rows` may be called.
+    Once one is yielded the next may mean nothing. Where none is, `as_rows` may be called.
     """
     tokens, documents = columns.offsets["input_ids"], columns.offsets["seq_lengths"]
-    for offsets, others in ((tokens, ("labels",)), (documents, ("record_ids", "doc_flags"))):
-        for name in others:
-            for row in _differing(offsets, columns.offsets[name]):
-                yield fault("SFT606", f"row {row}", f"the length of {name} is not that of its column's fellows")
+    for offsets, name in ((tokens, "labels"), (documents, "record_ids"), (documents, "doc_flags")):
+        other = np.diff(columns.offsets[name])
+        for row, more in first_of(np.diff(offsets) != other):
+            yield fault("SFT606", f"row {row}", f"{name} has {other[row]} values, other than its fellow column{more}")
     lengths = columns.values["seq_lengths"]
-    for row in np.flatnonzero(np.diff(documents) < 1).tolist():
-        yield fault("SFT606", f"row {row}", "it holds no document")
-    for document in np.flatnonzero(lengths < 1).tolist():
-        row = _row_of(documents, document)
-        yield fault("SFT606", f"row {row}", f"a document has length {lengths[document]}")
+    for row, more in first_of(np.diff(documents) < 1):
+        yield fault("SFT606", f"row {row}", f"it holds no document{more}")
+    for document, more in first_of(lengths < 1):
+        row = row_of(documents, document)
+        yield fault("SFT606", f"row {row}", f"a document has length {lengths[document]}{more}")
     summed = np.diff(offsets_of(lengths)[documents])
     for name, found in (("the length of input_ids", np.diff(tokens)), ("num_tokens", columns.values["num_tokens"])):
-        for row in np.flatnonzero(found != summed).tolist():
-            yield fault("SFT606", f"row {row}", f"{name} is {found[row]}, and seq_lengths sum to {summed[row]}")
+        for row, more in first_of(found != summed):
+            yield fault("SFT606", f"row {row}", f"{name} is {found[row]}, and seq_lengths sum to {summed[row]}{more}")
     seen = (len(tokens) - 1, len(columns.values["input_ids"]), len(lengths))
     if seen != (group.rows, group.tokens, group.documents):
         listed = f"{group.rows}, {group.tokens} and {group.documents}"
@@ -119,30 +130,30 @@ def label_problems(rows: Rows, num_loss_tokens: Int32Array, group: RowGroupEntry
     trained = labels != IGNORE_INDEX
     wrong = labels != ids
     wrong &= trained
-    if wrong.any():
-        for token in np.flatnonzero(wrong).tolist():
-            place = f"row {_row_of(rows.token_offsets, token)}"
-            yield fault("SFT809", place, f"the label of the token {ids[token]} is {labels[token]}")
-    starts = offsets_of(rows.seq_lengths)[:-1]
-    for document in np.flatnonzero(trained[starts]).tolist():
-        place = f"row {_row_of(rows.bins, document)}"
-        yield fault("SFT605", place, "the first label of a document is trained")
+    for token, more in first_of(wrong):
+        place = f"row {row_of(rows.token_offsets, token)}"
+        yield fault("SFT809", place, f"the label of token {ids[token]} is {labels[token]}{more}")
+    for document, more in first_of(trained[offsets_of(rows.seq_lengths)[:-1]]):
+        place = f"row {row_of(rows.bins, document)}"
+        yield fault("SFT605", place, f"the first label of a document is trained{more}")
     found = np.add.reduceat(trained.view(np.uint8), rows.token_offsets[:-1], dtype=np.int32)
-    for row in np.flatnonzero(found != num_loss_tokens).tolist():
-        yield fault("SFT606", f"row {row}", f"num_loss_tokens is {num_loss_tokens[row]}, and {found[row]} are trained")
+    for row, more in first_of(found != num_loss_tokens):
+        message = f"num_loss_tokens is {num_loss_tokens[row]}, and {found[row]} labels are trained{more}"
+        yield fault("SFT606", f"row {row}", message)
     total = int(found.sum())
     if total != group.loss_tokens:
         yield fault("SFT803", "", f"{total} tokens are trained, and {group.loss_tokens} in the manifest")
 
 
-def _differing(left: Int32Array, right: Int32Array) -> list[int]:
-    """Rows whose lengths differ."""
-    rows: list[int] = np.flatnonzero(np.diff(left) != np.diff(right)).tolist()
-    return rows
+def first_of(wrong: npt.NDArray[np.bool_]) -> Iterator[tuple[int, str]]:
+    """The first place that is True, once, and words for how many more there are: one problem a kind and row group."""
+    if wrong.any():
+        count = int(np.count_nonzero(wrong))
+        yield int(np.argmax(wrong)), f", and {count - 1} more like it" if count > 1 else ""
 
 
-def _row_of(offsets: Int32Array | Int64Array, place: int) -> int:
-    """The row that the value at `place` belongs to."""
+def row_of(offsets: Int32Array | Int64Array, place: int) -> int:
+    """The row that the value at `place` belongs to: offsets `[0, 3, 5]` and place 3 give row 1."""
     return int(np.searchsorted(offsets, place, "right")) - 1
 
 

@@ -29,15 +29,19 @@ class Problem(msgspec.Struct, frozen=True):
     def error(self, folder: str) -> DamageError:
         """The exception for it, worded with the address of the dataset."""
         where = f"{folder}/{self.file}" + (f", {self.place}" if self.place else "")
-        error = DamageError(describe(f"{self.code}: {self.message}", where=where, fix=self.fix or _FIX))
-        error.problem = self
-        return error
+        return DamageError(describe(f"{self.code}: {self.message}", where=where, fix=self.fix or _FIX), self)
 
 
 class DamageError(ShardError):
-    """A sealed dataset is damaged, foreign or incomplete, and this is the problem that showed it."""
+    """A sealed dataset is damaged, foreign or incomplete.
 
-    problem: Problem | None = None
+    Made by `Problem.error`; the text alone is enough, as torch makes a worker's exception anew from it.
+    """
+
+    def __init__(self, text: str, problem: Problem | None = None) -> None:
+        super().__init__(text)
+        self.problem = problem or Problem("SFT802", "", "", text)
+        """What showed it."""
 
 
 _FIX = "Copy the dataset again from a sound copy, or run prepare again; `sftdata verify` lists all that is wrong."
