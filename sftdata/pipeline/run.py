@@ -84,7 +84,7 @@ def run_prepare(config: PrepareConfig, progress: Progress | None = None, *, unit
         write_durably(folder.plan, msgspec.json.encode(plan, order="deterministic"))
         todo = [unit.index for unit in plan.units if read_commit(folder.work, plan, unit.index) is None]
         told.stage("preparing", sum(plan.units[index].records for index in todo))
-        run_units(plan, todo, folder.work, told.advance)
+        run_units(plan, todo, folder.work, told.advance, (serving.files, serving.vocabulary))
         told.stage("sealing", None)
         return seal(plan, folder, serving)
 

@@ -78,13 +78,15 @@ class Serving(msgspec.Struct):
         }
 
 
-def settle_serving(config: PrepareConfig, clock: str) -> Serving:
-    """Load tokenizer and template and decide the stop set.
+def settle_serving(
+    config: PrepareConfig, clock: str, loaded: tuple[TokenizerFiles, Vocabulary] | None = None
+) -> Serving:
+    """Load tokenizer and template and decide the stop set; `loaded` spares the loading where it was done before.
 
     Raises ConfigError where there is no template, no stop token at all, or a named token that is not one id.
     """
-    files = load_files(config.tokenizer)
-    vocabulary = load_vocabulary(files)
+    files = loaded[0] if loaded else load_files(config.tokenizer)
+    vocabulary = loaded[1] if loaded else load_vocabulary(files)
     origin = resolve_template(config.template, files.folder, files.config)
     named = dict(vocabulary.special_tokens)
     carried = BUILTIN.get(origin.name) if origin.kind == "builtin" else None

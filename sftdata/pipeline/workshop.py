@@ -17,7 +17,7 @@ from sftdata.pipeline.plan import Plan
 from sftdata.pipeline.serving import Serving, settle_serving
 from sftdata.records import Conversation
 from sftdata.templates.contract import Contract
-from sftdata.tokenizers import Encoder, Engine, choose_engine
+from sftdata.tokenizers import Encoder, Engine, TokenizerFiles, Vocabulary, choose_engine
 
 __all__ = ["Workshop", "open_workshop"]
 
@@ -77,10 +77,13 @@ def options_by_input(plan: Plan, config: PrepareConfig) -> dict[str, FormatOptio
     return out
 
 
-def open_workshop(plan: Plan) -> Workshop:
-    """Set up the stages in this process; raises ConfigError where tokenizer or template changed since the plan."""
-    serving = settle_serving(plan.config, plan.clock)
-    engine = choose_engine(serving.vocabulary, plan.engine)
+def open_workshop(plan: Plan, loaded: tuple[TokenizerFiles, Vocabulary] | None = None) -> Workshop:
+    """Set up the stages in this process; `loaded` is the planner's own tokenizer, where it is at hand.
+
+    Raises ConfigError where tokenizer, template or engine changed since the plan.
+    """
+    serving = settle_serving(plan.config, plan.clock, loaded)
+    engine = choose_engine(serving.vocabulary, plan.engine, tested=loaded is not None)
     for what, planned, found in (
         ("tokenizer", plan.tokenizer["sha256"], serving.files.sha256),
         ("template", plan.template["sha256"], serving.template_entry(plan.config, plan.clock)["sha256"]),

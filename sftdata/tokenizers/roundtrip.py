@@ -7,10 +7,12 @@ normaliser or whitespace-stripping tokens make. What must not: encoding.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
 from tokenizers import Tokenizer as NativeTokenizer
+from tokenizers.normalizers import Normalizer
 
 from sftdata.records import Finding, Int32Array, Int64Array, TextExample
 from sftdata.tokenizers.documents import Batch, Document
@@ -29,8 +31,12 @@ class RoundTrip:
         self._vocabulary = vocabulary
         self._engine = engine
         self._allow = allow_normalised
-        self._normalizer = NativeTokenizer.from_str(vocabulary.native_json).normalizer
         self._lengths = np.diff(vocabulary.token_offsets)
+
+    @functools.cached_property
+    def _normalizer(self) -> Normalizer | None:
+        found: Normalizer | None = NativeTokenizer.from_str(self._vocabulary.native_json).normalizer
+        return found
 
     def batch(
         self, examples: Sequence[TextExample], batch: Batch, skip: set[int]

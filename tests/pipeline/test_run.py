@@ -110,7 +110,7 @@ def test_an_interrupted_run_is_resumed_to_the_same_bytes(
     class Interrupted(Exception):
         pass
 
-    def stop_at_third(plan: Any, todo: Any, work: Path, advance: Any) -> None:
+    def stop_at_third(plan: Any, todo: Any, work: Path, advance: Any, loaded: Any) -> None:
         from sftdata.pipeline.engines.local import run_units
 
         run_units(plan, list(todo)[:2], work, advance)
@@ -125,9 +125,9 @@ def test_an_interrupted_run_is_resumed_to_the_same_bytes(
     done: list[int] = []
     original = run_module.run_units
 
-    def spy(plan: Any, todo: Any, work: Path, advance: Any) -> None:
+    def spy(plan: Any, todo: Any, work: Path, advance: Any, loaded: Any) -> None:
         done.extend(todo)
-        original(plan, todo, work, advance)
+        original(plan, todo, work, advance, loaded)
 
     monkeypatch.setattr(run_module, "run_units", spy)
     go(parts, tmp_path / "killed", unit_bytes=1)
