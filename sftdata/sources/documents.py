@@ -29,7 +29,7 @@ _OVERLAP = 1024
 
 def list_elements(windows: Iterator[bytes], container: Container) -> Iterator[Spooled]:
     """The elements of one JSON list, each with the line it begins at."""
-    text = _Text(windows, container, r",[ \t\r\n]*(?=%s)")
+    text = _Text(windows, container, r",[ \t\r\n]*(?=%s)", follows=",]{[")
     text.skip_mark()
     text.advance(text.at + 1)  # the bracket that told a list
     separated = True
@@ -66,7 +66,7 @@ def values(windows: Iterator[bytes], container: Container) -> Iterator[Spooled]:
 class _Text:
     """A stream of bytes as Latin-1 text, a place in it, and the line of that place."""
 
-    def __init__(self, windows: Iterator[bytes], container: Container, boundary: str) -> None:
+    def __init__(self, windows: Iterator[bytes], container: Container, boundary: str, follows: str = "") -> None:
         self.at = 0
         self.line = 1
         self.broke_off = False
@@ -74,6 +74,8 @@ class _Text:
         self._windows = windows
         self._container = container
         self._boundary = boundary
+        self._follows = follows
+        """What may stand behind a sound element; empty for anything."""
         self._signature = ""
         self._decode = document_decoder().raw_decode
         self._text = ""
@@ -136,8 +138,11 @@ class _Text:
             except RecursionError:
                 return self._broken()
             else:
-                if end < len(self._text) or self._ended:
-                    return self._whole(end)
+                match = _SPACE.match(self._text, end)
+                behind = self._text[match.end() : match.end() + 1] if match else ""
+                if behind or self._ended:
+                    sound = not self._follows or behind in self._follows
+                    return self._whole(end) if sound else self._broken()
             self._more()
 
     def _whole(self, end: int) -> Spooled:

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from sftdata.sources.items import BLOCK, KEPT, MAX_CHUNKS, MAX_LINE, Chunk, halved
+from sftdata.sources.items import KEPT, MAX_CHUNKS, MAX_LINE, Chunk, halved
 
 __all__ = ["BOM", "Block", "blocks", "cut_lines", "is_blank"]
 
@@ -37,7 +37,7 @@ def is_blank(line: bytes) -> bool:
     return not line.removeprefix(BOM).strip()
 
 
-def cut_lines(windows: Iterable[bytes], target: int = BLOCK) -> list[Chunk]:
+def cut_lines(windows: Iterable[bytes], target: int) -> list[Chunk]:
     """Chunks of plain JSON Lines: byte ranges that end at the first line end after `target` bytes.
 
     Depends on the bytes alone, not on how they come in windows. `cut_lines([b'1\\n\\n2'], 1)` gives

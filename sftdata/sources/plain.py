@@ -22,7 +22,7 @@ _WINDOW = BLOCK // 4  # what is parsed at once stays in the processor's cache: 3
 def scan(item: Input, spool: Path) -> Scan:  # noqa: ARG001 - what can be entered in the middle needs no spool
     """Hash, count and cut in one pass; cost: the hash and one search for line ends."""
     hashed = Hashed(windows(item))
-    chunks = cut_lines(hashed)
+    chunks = cut_lines(hashed, BLOCK)
     return Scan(hashed.size, hashed.sha256, sum(chunk.records for chunk in chunks), tuple(chunks))
 
 
