@@ -19,6 +19,7 @@ has no `attention_mask`: one that is all ones switches the isolation of document
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -85,28 +86,28 @@ class PackedCollator:
     def flatten(self, rows: Sequence[Row]) -> Batch:
         """The canonical batch of `rows`, targets included."""
         lengths = _lengths(rows)
-        used = int(lengths.sum())
-        tokens, max_length = used, int(lengths.max())
+        tokens, max_length = int(lengths.sum()), int(lengths.max())
         if self.fixed is not None:
             lengths = _fit(lengths, self.fixed)
             tokens, max_length = self.fixed.tokens, self.fixed.max_length
         bounds = np.zeros(len(lengths) + 1, dtype=np.int32)
         np.cumsum(lengths, out=bounds[1:])
+        starts = bounds[:-1]
         input_ids = _joined(rows, "input_ids", tokens, self.pad_id)
         labels = _joined(rows, "labels", tokens, IGNORE_INDEX)
-        starts = bounds[:-1]
         labels[starts[starts < tokens]] = IGNORE_INDEX
+        positions = _counting(tokens) - np.repeat(starts, lengths)
         target_idx = np.flatnonzero(labels[1:] != IGNORE_INDEX)
         cu_seq_lens = torch.from_numpy(bounds)
         return {
             "input_ids": torch.from_numpy(input_ids)[None],
             "labels": torch.from_numpy(labels)[None],
-            "position_ids": torch.from_numpy(np.arange(tokens) - np.repeat(starts, lengths))[None],
+            "position_ids": torch.from_numpy(positions)[None],
             "cu_seq_lens_q": cu_seq_lens,
             "cu_seq_lens_k": cu_seq_lens,
             "max_length_q": max_length,
             "max_length_k": max_length,
-            "seq_idx": torch.from_numpy(np.repeat(np.arange(len(lengths), dtype=np.int32), lengths))[None],
+            "seq_idx": torch.from_numpy(np.repeat(_counting(len(lengths)).astype(np.int32), lengths))[None],
             "num_target_tokens": len(target_idx),
             "target_idx": torch.from_numpy(target_idx),
         }
@@ -123,32 +124,53 @@ def _form(form: str | Form) -> Form | None:
 def _joined(rows: Sequence[Row], column: str, tokens: int, fill: int) -> npt.NDArray[np.int64]:
     """The column of all rows as one fresh int64 array of `tokens`, its tail filled."""
     out = np.empty(tokens, dtype=np.int64)
-    parts = [np.asarray(row[column]) for row in rows]
+    parts = [row[column] for row in rows]
     used = sum(map(len, parts))
     np.concatenate(parts, out=out[:used])
     out[used:] = fill
     return out
 
 
+@lru_cache(maxsize=2)
+def _counting_to(power: int) -> npt.NDArray[np.int64]:
+    numbers = np.arange(1 << power)
+    numbers.flags.writeable = False
+    return numbers
+
+
+def _counting(stop: int) -> npt.NDArray[np.int64]:
+    """0 to `stop`, a view of numbers that are counted once; not to be written to."""
+    return _counting_to(stop.bit_length())[:stop]
+
+
 def _lengths(rows: Sequence[Row]) -> npt.NDArray[np.int64]:
     """The document lengths of all rows, after checking each row against itself."""
     if not rows:
         raise ShardError(describe("a batch of no rows", fix="Give the collator at least one row."))
-    parts = []
-    for at, row in enumerate(rows):
-        lengths = np.asarray(row["seq_lengths"], dtype=np.int64)
-        total = len(row["input_ids"])
-        if lengths.sum() != total or len(row["labels"]) != total or lengths.size == 0 or lengths.min() <= 0:
-            raise ShardError(
-                describe(
-                    f"{total} input_ids, {len(row['labels'])} labels, seq_lengths with the sum {lengths.sum()}",
-                    where=f"row {at} of the batch",
-                    expected="three equal numbers, and positive document lengths",
-                    fix="Run `sftdata verify` on the shards; rows must not be cut or padded after reading.",
-                )
-            )
-        parts.append(lengths)
-    return np.concatenate(parts)
+    counts = [len(row["seq_lengths"]) for row in rows]
+    if 0 in counts:
+        raise _disagreement(rows[counts.index(0)], counts.index(0))
+    lengths = np.concatenate([row["seq_lengths"] for row in rows], dtype=np.int64)
+    sums = np.add.reduceat(lengths, np.cumsum([0, *counts[:-1]])).tolist()
+    for at, (row, total) in enumerate(zip(rows, sums, strict=True)):
+        if not total == len(row["input_ids"]) == len(row["labels"]):
+            raise _disagreement(row, at)
+    if lengths.min() <= 0:
+        at = next(at for at, row in enumerate(rows) if min(row["seq_lengths"]) <= 0)
+        raise _disagreement(rows[at], at)
+    return lengths
+
+
+def _disagreement(row: Row, at: int) -> ShardError:
+    return ShardError(
+        describe(
+            f"{len(row['input_ids'])} input_ids, {len(row['labels'])} labels, document lengths with the sum "
+            f"{sum(row['seq_lengths'])} and the minimum {min(row['seq_lengths'], default=None)}",
+            where=f"row {at} of the batch",
+            expected="three equal numbers, and positive lengths",
+            fix="Run `sftdata verify` on the shards; rows must not be cut or padded after reading.",
+        )
+    )
 
 
 def _fit(lengths: npt.NDArray[np.int64], fixed: FixedShape) -> npt.NDArray[np.int64]:

@@ -13,15 +13,14 @@ without replacement, whatever the other weights are. So what stands at a positio
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from torch.utils.data import Dataset
+from torch.utils import data
 
 from sftdata.errors import ConfigError, describe
 from sftdata.records import Int64Array
 from sftdata_torch.collate import Row
-from sftdata_torch.dataset import PackedDataset
+from sftdata_torch.dataset import PackedDataset, resolved
 from sftdata_torch.order import Order, digest64, permutation
 from sftdata_torch.sampler import Bin
 
@@ -69,7 +68,7 @@ class MixedOrder:
         return out
 
 
-class MixedDataset(Dataset[Row]):
+class MixedDataset(data.Dataset[Row]):
     """`MixedDataset([(chat, 3.0), (text, 1.0)])`: three bins of `chat` to one of `text`, exactly, in every 1,024.
 
     `chat` and `text` are `PackedDataset`s, opened with their seeds; the fingerprint is of all fingerprints, seeds and
@@ -106,24 +105,31 @@ class MixedDataset(Dataset[Row]):
         return self.__getitems__([key])[0]
 
     def __getitems__(self, keys: Sequence[int | Bin]) -> list[Row]:
-        """The rows of several keys in their order."""
-        return [self._read(key) for key in self._resolved(keys)]
+        """The rows of several keys, in their order."""
+        return [self._row(wanted) for wanted in resolved(keys, self._order, self.epoch)]
 
     def set_epoch(self, epoch: int) -> None:
         """Which epoch's order plain positions mean."""
         self.epoch = epoch
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__.copy()
+    def _row(self, wanted: Bin) -> Row:
+        starts = self._order.starts
+        source = int(np.searchsorted(starts, wanted.place, side="right")) - 1
+        return self.datasets[source][Bin(wanted.place - int(starts[source]), wanted.blank)]
 
-    def _resolved(self, keys: Sequence[int | Bin]) -> list[Bin]:
-        return [
-            key if isinstance(key, Bin) else Bin(int(self._order.bins(self.epoch, np.array([key]))[0])) for key in keys
-        ]
 
-    def _read(self, key: Bin) -> Row:
-        source = int(np.searchsorted(self._order.starts, key.place, side="right")) - 1
-        return self.datasets[source][Bin(key.place - int(self._order.starts[source]), key.blank)]
+def _same_tokenizer(datasets: Sequence[PackedDataset]) -> None:
+    """Ids of two tokenizers mean different things: refuse to mix them."""
+    hashes = [str(dataset.manifest.tokenizer["sha256"]) for dataset in datasets]
+    if len(set(hashes)) > 1:
+        listed = ", ".join(f"{value[:12]} in set {place}" for place, value in enumerate(hashes))
+        raise ConfigError(
+            describe(
+                f"the sets were made with different tokenizers: {listed}",
+                where="MixedDataset",
+                fix="Run prepare again with one tokenizer.",
+            )
+        )
 
 
 def _counts(weights: Sequence[float]) -> list[int]:
