@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import texts
+from tests.strategies import texts
 
 from sftdata.records import Conversation, Message, Rejection, Role
 from sftdata.templates.builtin import BUILTIN
