@@ -36,7 +36,7 @@ def _gzip() -> _Decoder:
 
 
 def _xz() -> _Decoder:
-    return lzma.LZMADecompressor()
+    return lzma.LZMADecompressor(format=lzma.FORMAT_XZ)
 
 
 def _zstd() -> _Decoder:

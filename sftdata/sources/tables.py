@@ -123,7 +123,16 @@ def _open(location: str, item: Input) -> Iterator[_Table]:
                     fix="Copy the file again; a Feather V1 file has to be converted to V2.",
                 )
             ) from error
-        yield table
+        try:
+            yield table
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(
+                describe(
+                    f"cannot be read as it was before: {error}",
+                    where=item.address,
+                    fix="It changed since the run began: start over with --fresh.",
+                )
+            ) from error
 
 
 def _opened(location: str, stack: contextlib.ExitStack) -> _Table:
@@ -187,8 +196,6 @@ def read(
         for segment in table.segments(first):
             begin = skipped if segment.index == first else 0
             end = until if segment.index == last else segment.rows
-            if segment.index > last or begin >= end:
-                continue
             for parsed in _segment_rows(segment, begin, end, reader):
                 yield [
                     RawRecord(first_record + index, item.address, first_line + index, value, raw, findings)
@@ -196,7 +203,7 @@ def read(
                 ]
                 first_record += len(parsed)
                 first_line += len(parsed)
-            if segment.index == last:
+            if (segment.index + 1) * _SPAN >= stop:
                 break
 
 
