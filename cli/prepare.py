@@ -135,5 +135,5 @@ def command(inputs: tuple[str, ...], config: str | None, output: str, quiet: boo
     settings = build_config(options, where=config or "prepare")
     with Progress(quiet=quiet) as progress:
         outcome = run_prepare(settings, progress=progress)
-    print_summary(outcome.report, out=outcome.out, as_json=output == "json")
+    print_summary(outcome.report, out=outcome.out, as_json=output == "json", unchanged=outcome.unchanged)
     return 0 if outcome.sealed else 1

@@ -78,7 +78,8 @@ def _gather(begins: Int64Array, lengths: Int32Array) -> Int64Array:
     """Indices of the tokens of several documents: begins `[5, 0]`, lengths `[2, 3]` give `[5, 6, 0, 1, 2]`."""
     ends = np.cumsum(lengths, dtype=np.int64)
     total = int(ends[-1]) if len(ends) else 0
-    return np.arange(total, dtype=np.int64) + np.repeat(begins - (ends - lengths), lengths)
+    places: Int64Array = np.arange(total, dtype=np.int64) + np.repeat(begins - (ends - lengths), lengths)
+    return places
 
 
 def is_error(finding: Finding) -> bool:

@@ -13,10 +13,10 @@ from typing import Any
 
 import msgspec
 
-from sftdata import __version__
 from sftdata.config import PrepareConfig
 from sftdata.errors import InputError, describe
 from sftdata.sources import Chunk, Input, Scan, resolve, scan
+from sftdata.version import VERSION
 
 __all__ = [
     "Extent",
@@ -182,4 +182,4 @@ def versions() -> dict[str, str]:
     from importlib.metadata import version
 
     names = ("pyarrow", "numpy", "jinja2", "tokenizers", "orjson")
-    return {"sftdata": __version__, **{name: version(name) for name in names}}
+    return {"sftdata": VERSION, **{name: version(name) for name in names}}

@@ -7,6 +7,7 @@ for an unfinished one; a refusal for anything else). What must not: how a unit w
 from __future__ import annotations
 
 import datetime
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -187,7 +188,14 @@ def _already_sealed(folder: Folder, plan: Plan) -> Outcome:
                 fix="Choose another --out, or --fresh to replace it.",
             )
         )
-    import shutil
-
     shutil.rmtree(folder.work, ignore_errors=True)
-    return Outcome.of_sealed(folder, manifest)
+    return Outcome(True, str(folder.path), _sealed_report(folder), unchanged=True)
+
+
+def _sealed_report(folder: Folder) -> dict[str, Any]:
+    """The report that stands beside the manifest; empty where somebody removed it."""
+    try:
+        report: dict[str, Any] = msgspec.json.decode((folder.path / "report.json").read_bytes())
+    except (OSError, msgspec.DecodeError):
+        return {}
+    return report

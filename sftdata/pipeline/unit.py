@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from sftdata import formats, packing, sources
 from sftdata.pipeline.fit import Fitted, fit_documents, shorten, without
@@ -21,7 +22,7 @@ from sftdata.pipeline.harvest import Harvest, RejectFile, first_error, is_error
 from sftdata.pipeline.ledger import Ledger, add_counts
 from sftdata.pipeline.plan import Plan, Unit
 from sftdata.pipeline.workshop import Workshop
-from sftdata.records import Conversation, DocFlag, Finding, Int32Array, RawRecord, Rejection, TextExample
+from sftdata.records import Conversation, DocFlag, Finding, Int32Array, Int64Array, RawRecord, Rejection, TextExample
 from sftdata.shards import FileEntry, ShardWriter
 from sftdata.tokenizers import EncodedExamples
 
@@ -215,7 +216,8 @@ class _UnitRun:
     ) -> tuple[EncodedExamples, list[Pending]]:
         """Take over-long conversations out of `encoded` and put shorter ones of theirs into `again`."""
         over = set(encoded.owners[encoded.lengths > self.plan.config.max_length].tolist())
-        stay, leave = [], set()
+        stay: list[Pending] = []
+        leave: set[int] = set()
         for one in pending:
             mine = range(one.first, one.first + one.count)
             shorter = self._shorter(one.conversation) if not over.isdisjoint(mine) else None
@@ -248,7 +250,7 @@ class _UnitRun:
         encoded = self.shop.encoder.encode(unrolled.examples)
         return None if encoded.rejected else int(encoded.lengths.max())
 
-    def _gather(self, fitted: Fitted, records: Int32Array, flags: Int32Array, held_out: Int32Array) -> None:
+    def _gather(self, fitted: Fitted, records: Int64Array, flags: Int32Array, held_out: npt.NDArray[np.bool_]) -> None:
         self.ledger.examples_written += len(fitted.lengths)
         self.ledger.tokens_written += len(fitted.input_ids)
         self.ledger.tokens_trained += int((fitted.labels != -100).sum())

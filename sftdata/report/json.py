@@ -10,8 +10,8 @@ import platform
 from pathlib import Path
 from typing import Any, Protocol
 
-from sftdata import __version__
 from sftdata.rules import RULES
+from sftdata.version import VERSION
 
 __all__ = ["run_report"]
 
@@ -39,7 +39,7 @@ def run_report(
     }
     return {
         "format_version": 1,
-        "version": __version__,
+        "version": VERSION,
         "status": status,
         "reason": reason,
         "fingerprint": plan.fingerprint,

@@ -93,7 +93,7 @@ class Progress:
         print(line, file=sys.stderr, flush=True)
 
 
-def print_summary(report: dict[str, Any], *, out: str, as_json: bool = False) -> None:
+def print_summary(report: dict[str, Any], *, out: str, as_json: bool = False, unchanged: bool = False) -> None:
     """The closing summary of a run, from its report; with `as_json` the report itself on standard output."""
     if as_json:
         print(json.dumps(report, indent=2, sort_keys=True))
@@ -101,6 +101,9 @@ def print_summary(report: dict[str, Any], *, out: str, as_json: bool = False) ->
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
+    if unchanged:
+        console.print(f"[bold green]sealed already[/] {out}: the same inputs and options, nothing to do")
+        return
     sealed = report["status"] == "sealed"
     head = f"[bold green]sealed[/] {out}" if sealed else f"[bold red]not sealed[/] {report.get('reason', '')}"
     console.print(head)

@@ -85,7 +85,7 @@ def rich_lines(document: ShownDocument, runs: Iterable[Run]) -> list[object]:
 
 def token_rows(document: ShownDocument, decode: Decode, special: frozenset[int]) -> list[tuple[str, ...]]:
     """One row a token: position, id, text, trained or not."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for place, (token, label) in enumerate(zip(document.ids, document.labels, strict=True)):
         text = repr(clean(decode([token]), limit=80))[1:-1]
         kind = "special" if token in special else ""

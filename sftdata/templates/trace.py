@@ -114,7 +114,7 @@ class Opaque:  # noqa: PLW1641 - __hash__ is refused below, with all else
     def _refuse(self, *_: Any, **__: Any) -> Any:
         raise Untraceable("an operation on content")
 
-    __hash__ = __iter__ = __getitem__ = __len__ = __str__ = __repr__ = __format__ = _refuse  # type: ignore[assignment]
+    __hash__ = __iter__ = __getitem__ = __len__ = __str__ = __repr__ = __format__ = _refuse
     __mul__ = __rmul__ = __mod__ = __rmod__ = __lt__ = __le__ = __gt__ = __ge__ = __int__ = __float__ = _refuse
 
     def __getattr__(self, name: str) -> Any:
@@ -250,7 +250,7 @@ def _test(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 def _environment() -> TemplateEnvironment:
     environment = TemplateEnvironment()
     environment.filters = {name: _filter(name, one) for name, one in environment.filters.items()}
-    environment.tests = {name: _test(name, one) for name, one in environment.tests.items()}
+    environment.tests = {name: _test(name, one) for name, one in dict[str, Any](environment.tests).items()}
     return environment
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import sftdata
 from sftdata.config import build_config
 from sftdata.errors import ConfigError, InputError, OutputError
 from sftdata.pipeline import run as run_module
+from sftdata.pipeline.engines.local import run_units
 from sftdata.pipeline.run import run_prepare
 from sftdata.pipeline.seal import Outcome
 from sftdata.shards import open_dataset, verify
@@ -101,9 +101,7 @@ def test_one_unit_and_many_hold_the_same_documents(tmp_path: Path) -> None:
     assert verify(str(tmp_path / "many")).problems == []
 
 
-def test_an_interrupted_run_is_resumed_to_the_same_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_run_is_resumed_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = [write_lines(tmp_path / f"{n}.jsonl", [chat(f"Say {n} {k}", "Yes.") for k in range(50)]) for n in range(5)]
     go(parts, tmp_path / "whole", unit_bytes=1)
 
@@ -111,8 +109,6 @@ def test_an_interrupted_run_is_resumed_to_the_same_bytes(
         pass
 
     def stop_at_third(plan: Any, todo: Any, work: Path, advance: Any, loaded: Any) -> None:
-        from sftdata.pipeline.engines.local import run_units
-
         run_units(plan, list(todo)[:2], work, advance)
         raise Interrupted
 
@@ -123,7 +119,7 @@ def test_an_interrupted_run_is_resumed_to_the_same_bytes(
     assert not (tmp_path / "killed" / "manifest.json").exists()
     monkeypatch.undo()
     done: list[int] = []
-    original = run_module.run_units
+    original = run_units
 
     def spy(plan: Any, todo: Any, work: Path, advance: Any, loaded: Any) -> None:
         done.extend(todo)
@@ -196,12 +192,12 @@ def test_no_template_or_no_stop_is_refused_before_anything_is_written(
 
 
 @pytest.fixture
-def bare_tokenizer(tmp_path: Path) -> Iterator[Path]:
+def bare_tokenizer(tmp_path: Path) -> Path:
     """The carried tokenizer as a lone tokenizer.json: no named tokens, no template."""
     carried = Path(sftdata.__file__).parent / "tokenizers" / "builtin" / "tokenizer.json"
     path = tmp_path / "tokenizer.json"
     path.write_bytes(carried.read_bytes())
-    yield path
+    return path
 
 
 def test_an_input_without_records_is_refused(tmp_path: Path) -> None:
@@ -270,9 +266,7 @@ def test_a_long_text_is_split_into_marked_pieces(tmp_path: Path) -> None:
 
 
 def test_a_record_of_several_examples_is_marked_and_counted(tmp_path: Path) -> None:
-    outcome = go(
-        write_lines(tmp_path / "in.jsonl", [long_chat(3)]), tmp_path / "out", template="qwen3", max_length=512
-    )
+    outcome = go(write_lines(tmp_path / "in.jsonl", [long_chat(3)]), tmp_path / "out", template="qwen3", max_length=512)
     assert len(documents(tmp_path / "out")[0]) == 3
     assert outcome.report["unroll"]["examples_a_record"] == {"3": 1}
     assert outcome.report["rules"]["SFT307"]["count"] == 1
