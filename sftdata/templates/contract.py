@@ -5,8 +5,8 @@ F_k = render(m1..mk) are compared; the reply R_k is what the model must emit aft
 long as P_k+1 begins with P_k R_k the turns share one example; where it does not (the template rewrites history), a
 new example starts. No table of model names: the template itself decides, and what cannot be decided is refused.
 
-What lives here: that chain. `reply` compares texts, `kept` looks for what a template loses, `messages` builds what a
-template reads. What must not: ids, files, raw records.
+What lives here: that chain. `turns` finds one prompt and its reply, `reply` compares texts, `kept` looks for what a
+template loses, `messages` builds what a template reads. What must not: ids, files, raw records.
 """
 
 from __future__ import annotations
@@ -17,44 +17,26 @@ from typing import Any
 
 import msgspec
 
-from sftdata.records import Conversation, Finding, Message, Rejection, Span, TextExample
+from sftdata.records import Conversation, Finding, Rejection, Span, TextExample
 from sftdata.templates.environment import Template, TemplateError
-from sftdata.templates.kept import Kept
 from sftdata.templates.messages import (
     VARIANTS,
     Chat,
-    ControlPolicy,
     Variant,
     prepare_chat,
+    prints_escaped,
     protect_text,
     spells_control,
 )
 from sftdata.templates.program import Program, build_program, contents_of, shape_of, symbolic
-from sftdata.templates.reply import REASONING_TAGS, StopInfo, content_end, find_seam, find_stop, open_reasoning
+from sftdata.templates.reply import common_prefix
 from sftdata.templates.trace import CLOSE, OPEN, Question, TracedTemplate, Untraceable
+from sftdata.templates.turns import ServingOptions, TurnReader
 
 __all__ = ["Contract", "ServingOptions", "Unrolled"]
 
-_SENTINEL = "Zq7vXk2sentinelW9"
-_TAG_AT_END = re.compile(r"(\S+)\s*$")
-_TAG_AT_START = re.compile(r"\s*(\S+)")
-
-
-class ServingOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What decides how conversations become examples; one value for a whole run."""
-
-    stop_tokens: tuple[str, ...]
-    """The stop set as text: tokenizer eos, the model's eos list, what the user added; each one id."""
-    special_tokens: tuple[str, ...]
-    """All tokens that the tokenizer flags special."""
-    control: ControlPolicy
-    eos_token: str | None = None
-    reasoning: str = "reject"
-    append_eos: bool = False
-    unroll: str = "all"
-    train_on: str = "replies"
-    allow_dropped: frozenset[str] = frozenset()
-    strip_trailing_stop: bool = False
+_PARTS = re.compile(r"\btext\b")
+"""What a template that reads content as a list of parts cannot do without."""
 
 
 class Unrolled(msgspec.Struct, frozen=True):
@@ -116,12 +98,14 @@ class Contract:
         has_calls = any(message.tool_calls for message in conversation.messages)
         lacks_content = any(message.content is None for message in conversation.messages)
         has_inline = any(message.inline is not None for message in conversation.messages)
+        reads_parts = _PARTS.search(self._templates[name].source) is not None
         choices = [
             place
             for place, variant in enumerate(VARIANTS)
             if (lacks_content or not variant.empty_content)
             and (has_calls or not variant.text_arguments)
             and (has_inline or not variant.inline_reasoning)
+            and (reads_parts or not variant.parts)
         ]
         first: Rejection | None = None
         for place in choices:
@@ -221,6 +205,8 @@ class Contract:
             text = prompt + reply
             spans.append(Span(len(prompt), len(text), turn))
         examples.append((text, spans))
+        if chat.markers and any(prints_escaped(one, chat.markers) for one, _ in examples):
+            return Rejection((*findings, _ESCAPED))
         lost = reader.kept.missing(conversation, chat, text, replies, self._options.allow_dropped)
         findings += tuple(lost)
         if any(finding.code in {"SFT308", "SFT319"} for finding in lost):
@@ -290,210 +276,14 @@ class Contract:
         return msgspec.structs.replace(conversation, messages=tuple(messages)), None, tuple(notes)
 
 
-_RETRIED = frozenset({"SFT302", "SFT308", "SFT319"})
+_ESCAPED = Finding(
+    "SFT405",
+    "content spells a control token and the template prints it escaped, so that it cannot be kept apart",
+    fix="Clean the record, or use --control-tokens reject.",
+)
+
+_RETRIED = frozenset({"SFT302", "SFT308", "SFT316", "SFT319"})
 """Refusals that another way of handing the same message to the template may avoid."""
-
-
-class TurnReader:
-    """Reads prompts and replies off one template with one set of arguments, and remembers its habits."""
-
-    irregular = False
-    """Whether any turn took another way than: F begins with P, and a stop follows the content in F."""
-
-    def __init__(
-        self, template: Template, kwargs: Mapping[str, Any], options: ServingOptions, special: re.Pattern[str]
-    ) -> None:
-        self.template = template
-        self.kept = Kept(template, kwargs)
-        self._kwargs = dict(kwargs)
-        self._options = options
-        self._special = special
-        self._tags: tuple[tuple[str, str], ...] | None = None
-        self._behind: dict[bool, str] = {}
-        self._stops: dict[tuple[str, str], StopInfo] = {}
-
-    def render(self, chat: Chat, upto: int, *, generation: bool) -> str:
-        return self.template.render(
-            chat.messages[:upto], tools=chat.tools, add_generation_prompt=generation, **self._kwargs
-        )
-
-    def read(self, conversation: Conversation, chat: Chat, turn: int) -> tuple[str, str | Finding]:
-        """The prompt of assistant turn `turn` and its reply."""
-        prompt = self.render(chat, turn, generation=True)
-        rendered = self.render(chat, turn + 1, generation=False)
-        message = conversation.messages[turn]
-        end = self._content_end(rendered, chat, turn, message)
-        if isinstance(end, Finding):
-            return prompt, end
-        start = self._start(prompt, rendered, end, chat, turn, message)
-        if isinstance(start, Finding):
-            return prompt, start
-        stop = self._stop(rendered, end, chat, turn, message)
-        if isinstance(stop, Finding):
-            return prompt, stop
-        lead, begin = start
-        return prompt, lead + rendered[begin:end] + stop
-
-    def _start(
-        self, prompt: str, rendered: str, end: int, chat: Chat, turn: int, message: Message
-    ) -> tuple[str, int] | Finding:
-        """Text that the reply begins with but F does not have, and the index in F from where it goes on."""
-        opened = open_reasoning(prompt, self.reasoning_tags())
-        if opened is not None and message.reasoning is None and self._options.reasoning == "reject":
-            return Finding(
-                "SFT317",
-                f"the prompt opens a reasoning block ({opened[0]}) and the record has no reasoning for this turn",
-                fix="Add reasoning_content to the turn, or --reasoning empty.",
-            )
-        if rendered.startswith(prompt) and len(prompt) <= end:
-            inside = opened is not None and not _closes(rendered[len(prompt) : end], opened)
-            if not inside:
-                self.irregular |= opened is not None
-                return "", len(prompt)
-            assert opened is not None
-            self.irregular = True
-            return _closed_block(opened, message.reasoning or "", prompt), len(prompt)
-        self.irregular = True
-        before = self._before(rendered, end, chat, turn, message)
-        seam = find_seam(prompt, rendered, before, self.reasoning_tags())
-        if isinstance(seam, Finding):
-            return seam
-        if seam.inside_reasoning is not None:
-            return _closed_block(seam.inside_reasoning, message.reasoning or "", prompt), seam.start
-        return "", seam.start
-
-    def _before(self, rendered: str, end: int, chat: Chat, turn: int, message: Message) -> str:
-        """What F has in front of the content; found with a sentinel in the content's place."""
-        if not message.content:
-            first = message.tool_calls[0].name if message.tool_calls else ""
-            at = rendered.rfind(first, 0, end) if first else end
-            return rendered[: max(at, 0)]
-        trial = self._with_content(chat, turn, _SENTINEL)
-        at = trial.rfind(_SENTINEL)
-        return trial[:at] if at != -1 else rendered[:end]
-
-    def _with_content(self, chat: Chat, turn: int, content: str) -> str:
-        messages = [*chat.messages[:turn], {**chat.messages[turn], "content": content}]
-        return self.template.render(messages, tools=chat.tools, add_generation_prompt=False, **self._kwargs)
-
-    def _content_end(self, rendered: str, chat: Chat, turn: int, message: Message) -> int | Finding:
-        """One past the content, or past the last tool call's name, in F."""
-        if message.tool_calls:
-            return self._calls_end(rendered, chat, turn)
-        content = chat.messages[turn].get("content", "")
-        known = self._behind.get(bool(message.reasoning))
-        if known is not None:
-            end = content_end(rendered, content, known)
-            if end is not None:
-                return end
-        trial = self._with_content(chat, turn, _SENTINEL)
-        at = trial.rfind(_SENTINEL)
-        if at == -1:
-            return Finding("SFT319", "the template does not print the content of this reply")
-        behind = trial[at + len(_SENTINEL) :]
-        end = content_end(rendered, content, behind)
-        if end is None:
-            return Finding("SFT319", "the template prints the content of this reply otherwise than as it stands")
-        self._behind[bool(message.reasoning)] = behind
-        return end
-
-    def _calls_end(self, rendered: str, chat: Chat, turn: int) -> int | Finding:
-        calls = chat.messages[turn]["tool_calls"]
-        function = {**calls[-1]["function"], "name": _SENTINEL}
-        last = {**calls[-1], "function": function}
-        messages = [*chat.messages[:turn], {**chat.messages[turn], "tool_calls": [*calls[:-1], last]}]
-        trial = self.template.render(messages, tools=chat.tools, add_generation_prompt=False, **self._kwargs)
-        at = trial.rfind(_SENTINEL)
-        if at == -1:
-            return Finding(
-                "SFT308",
-                "the template drops the tool calls of this reply",
-                fix="Use a template that renders them.",
-            )
-        behind = trial[at + len(_SENTINEL) :]
-        if not rendered.endswith(behind):
-            return Finding("SFT319", "the template prints the tool calls of this reply in a way that depends on them")
-        return len(rendered) - len(behind)
-
-    def _stop(self, rendered: str, end: int, chat: Chat, turn: int, message: Message) -> str | Finding:
-        """The text from the content's end through the stop.
-
-        A special token between the content and the first stop is the turn's real end, missing from the stop set,
-        unless the template writes the same before every next turn: `<|end|>\n<|endoftext|>` after the last reply
-        and `<|end|>\n<|user|>` before the next is refused, `<|END_RESPONSE|><|END_OF_TURN|>` in both is the reply's.
-        """
-        behind = rendered[end:]
-        info = self._stop_info(behind, chat.markers)
-        if info.end is not None:
-            through = behind[: info.end]
-            if info.foreign is None or message.tool_calls:
-                return through
-            self.irregular = True
-            if (self._followed(rendered, end, chat, turn, message) or "").startswith(through):
-                return through
-            return _not_a_stop(info.foreign)
-        self.irregular = True
-        following = self._followed(rendered, end, chat, turn, message)
-        if following is not None:
-            bare = following.lstrip()
-            stop = next((one for one in self._options.stop_tokens if bare.startswith(one)), None)
-            if stop is not None:
-                return following[: len(following) - len(bare)] + stop
-        if self._options.append_eos and self._options.eos_token:
-            return behind.rstrip() + self._options.eos_token
-        if info.foreign is not None:
-            return _not_a_stop(info.foreign)
-        return Finding("SFT413", "the template prints nothing after the reply that ends the turn")
-
-    def _stop_info(self, behind: str, markers: str) -> StopInfo:
-        key = (behind, markers)
-        info = self._stops.get(key)
-        if info is None:
-            info = find_stop(behind, self._options.stop_tokens, self._special, markers)
-            if len(self._stops) > 1024 or len(behind) > 4096:
-                self._stops.clear()
-            self._stops[key] = info
-        return info
-
-    def _followed(self, rendered: str, end: int, chat: Chat, turn: int, message: Message) -> str | None:
-        """What stands behind the content when another turn follows; None where the template does not go on so."""
-        following = chat.messages[turn + 1 : turn + 2]
-        if not following:
-            role = "tool" if message.tool_calls else "user"
-            following = [{"role": role, "content": _SENTINEL}]
-        try:
-            longer = self.template.render(
-                [*chat.messages[: turn + 1], *following],
-                tools=chat.tools,
-                add_generation_prompt=False,
-                **self._kwargs,
-            )
-        except TemplateError:
-            return None
-        return longer[end:] if longer.startswith(rendered[:end]) else None
-
-    def reasoning_tags(self) -> tuple[tuple[str, str], ...]:
-        """The pair that the template itself writes around reasoning, then the well-known ones."""
-        if self._tags is None:
-            own = self._own_tags()
-            self._tags = tuple(dict.fromkeys([*([own] if own else []), *REASONING_TAGS]))
-        return self._tags
-
-    def _own_tags(self) -> tuple[str, str] | None:
-        thought, said = f"{_SENTINEL}r", f"{_SENTINEL}c"
-        turn = {"role": "assistant", "content": said, "reasoning_content": thought, "thinking": thought}
-        try:
-            text = self.template.render(
-                [{"role": "user", "content": "a"}, turn], tools=None, add_generation_prompt=False, **self._kwargs
-            )
-        except TemplateError:
-            return None
-        first, second = text.find(thought), text.find(said)
-        if first == -1 or second < first:
-            return None
-        opening = _TAG_AT_END.search(text[:first])
-        closing = _TAG_AT_START.match(text[first + len(thought) : second])
-        return (opening[1], closing[1]) if opening and closing else None
 
 
 class Programs:
@@ -559,25 +349,6 @@ def trained_turns(conversation: Conversation, train_on: str) -> tuple[list[int],
     return turns, notes
 
 
-def _closes(text: str, tags: tuple[str, str]) -> bool:
-    return tags[1] in text
-
-
-def _closed_block(tags: tuple[str, str], reasoning: str, prompt: str) -> str:
-    """The rest of a reasoning block that the prompt opened: the reasoning, its closing tag, a blank line."""
-    inner = reasoning.strip("\n")
-    lead = "" if prompt[-1:].isspace() else "\n"
-    return f"{lead}{inner}\n{tags[1]}\n\n" if inner else f"{lead}\n{tags[1]}\n\n"
-
-
-def _not_a_stop(token: str) -> Finding:
-    return Finding(
-        "SFT414",
-        f"the template closes the turn with {token!r}, which is not in the stop set",
-        fix=f"--stop '{token}', if the model is to stop there.",
-    )
-
-
 def _template_finding(error: TemplateError) -> Finding:
     return Finding(error.code, str(error))
 
@@ -589,6 +360,6 @@ def _placed(finding: Finding, conversation: Conversation, turn: int) -> Finding:
 
 
 def _difference(text: str, prompt: str) -> str:
-    at = next((i for i, (a, b) in enumerate(zip(text, prompt, strict=False)) if a != b), min(len(text), len(prompt)))
+    at = len(common_prefix(text, prompt))
     start = max(0, at - 16)
     return f"{text[start : at + 24]!r} becomes {prompt[start : at + 24]!r}"

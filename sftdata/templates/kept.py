@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
+
+import msgspec
 
 from sftdata.records import Conversation, Finding, Message
-from sftdata.templates.environment import Template, TemplateError
-from sftdata.templates.messages import Chat
+from sftdata.templates.environment import TemplateError
+from sftdata.templates.messages import Chat, as_content, plain_content, prints_parts
 
 __all__ = ["REFUSED_FIELDS", "Kept"]
 
@@ -24,12 +26,23 @@ _MARK = "Zq7vKeptName"
 _ARGUMENT = "Zq7vKeptKey"
 
 
+class Reader(Protocol):
+    """What `Kept` asks of the reader of turns."""
+
+    def render(self, chat: Chat, upto: int, *, generation: bool) -> str:
+        """The text of the first `upto` messages."""
+        ...
+
+    def read(self, conversation: Conversation, chat: Chat, turn: int) -> tuple[str, str | Finding]:
+        """The prompt of an assistant turn and its reply."""
+        ...
+
+
 class Kept:
     """Finds fields that one template, with one set of arguments, does not render."""
 
-    def __init__(self, template: Template, kwargs: Mapping[str, Any]) -> None:
-        self._template = template
-        self._kwargs = dict(kwargs)
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
         self._dropped: dict[tuple[Any, ...], frozenset[str]] = {}
 
     def missing(
@@ -55,7 +68,7 @@ class Kept:
                 continue
             if field == "tool_calls" and place in replies:
                 target = replies[place]
-            if field in dropped or (not _found(value, target) and self._lost(chat, field, place, upto)):
+            if field in dropped or (not _found(value, target) and self._lost(conversation, chat, field, place, upto)):
                 suspects[field] = pointer
         return [_finding(field, pointer, allowed) for field, pointer in suspects.items()]
 
@@ -76,22 +89,28 @@ class Kept:
             last = {field: place for field, _, place, _ in _fields(conversation, chat, upto)}
             # reasoning of earlier turns may go: it is trained where that turn has an example of its own
             last = {field: place for field, place in last.items() if field != "reasoning" or place == upto - 1}
-            known = frozenset(field for field, place in last.items() if self._lost(chat, field, place, upto))
+            known = frozenset(
+                field for field, place in last.items() if self._lost(conversation, chat, field, place, upto)
+            )
             self._dropped[shape] = known
         return known
 
-    def _lost(self, chat: Chat, field: str, place: int, upto: int) -> bool:
-        """Whether a sentinel in the field's place leaves no trace in the rendering."""
+    def _lost(self, conversation: Conversation, chat: Chat, field: str, place: int, upto: int) -> bool:
+        """Whether a sentinel in the field's place leaves no trace: in the reply, where the field belongs to one."""
+        trial = _with_sentinel(chat, field, place)
         try:
-            messages, tools = _with_sentinel(chat, field, place)
-            upto = place + 1 if field in {"reasoning", "tool_calls"} else upto
-            text = self._template.render(messages[:upto], tools=tools, add_generation_prompt=False, **self._kwargs)
+            if field not in {"reasoning", "tool_calls"}:
+                text = self._reader.render(trial, upto, generation=False)
+                return _MARK not in text or (chat.variant.parts and prints_parts(text, _MARK))
+            _, reply = self._reader.read(_thinking(conversation, field, place), trial, place)
         except TemplateError:
+            return False
+        if isinstance(reply, Finding):
             return False
         if field == "tool_calls":
             # arguments printed as a Python literal ({'a': 1}) are not what any server parses: text is tried next
-            return _MARK not in text or _ARGUMENT not in text or f"'{_ARGUMENT}'" in text
-        return _MARK not in text
+            return _MARK not in reply or _ARGUMENT not in reply or f"'{_ARGUMENT}'" in reply
+        return _MARK not in reply
 
 
 def _finding(field: str, pointer: str, allowed: frozenset[str]) -> Finding:
@@ -111,7 +130,7 @@ def _fields(conversation: Conversation, chat: Chat, upto: int) -> Iterable[tuple
         pointer = conversation.pointers[index] if index < len(conversation.pointers) else ""
         field = _CONTENT_FIELDS.get(message.role)
         if field is not None and message.content and message.content.strip():
-            yield field, pointer, index, seen["content"]
+            yield field, pointer, index, plain_content(seen)
         yield from _extra_fields(message, seen, pointer, index)
     for place, tool in enumerate(chat.tools or []):
         name = (tool.get("function") or tool).get("name")
@@ -137,16 +156,25 @@ def _found(value: str, text: str) -> bool:
     return value in text or value.strip() in text
 
 
-def _with_sentinel(chat: Chat, field: str, place: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]] | None]:
-    messages, tools = list(chat.messages), chat.tools
+def _thinking(conversation: Conversation, field: str, place: int) -> Conversation:
+    """The conversation with the sentinel for the reasoning of one turn, where that is the field."""
+    if field != "reasoning":
+        return conversation
+    messages = list(conversation.messages)
+    messages[place] = msgspec.structs.replace(messages[place], reasoning=_MARK)
+    return msgspec.structs.replace(conversation, messages=tuple(messages))
+
+
+def _with_sentinel(chat: Chat, field: str, place: int) -> Chat:
     if field == "tools":
-        assert tools is not None
-        tool = dict(tools[-1])
+        assert chat.tools is not None
+        tool = dict(chat.tools[-1])
         if isinstance(tool.get("function"), dict):
             tool["function"] = {**tool["function"], "name": _MARK}
         else:
             tool["name"] = _MARK
-        return messages, [*tools[:-1], tool]
+        return msgspec.structs.replace(chat, tools=[*chat.tools[:-1], tool])
+    messages = list(chat.messages)
     message = dict(messages[place])
     if field == "tool_calls":
         calls = message["tool_calls"]
@@ -159,6 +187,6 @@ def _with_sentinel(chat: Chat, field: str, place: int) -> tuple[list[dict[str, A
     elif field == "name":
         message["name"] = _MARK
     else:
-        message["content"] = _MARK
+        message["content"] = as_content(_MARK, chat.variant)
     messages[place] = message
-    return messages, tools
+    return msgspec.structs.replace(chat, messages=messages)

@@ -7,6 +7,7 @@ token. What must not: rendering, prompts, replies.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +17,19 @@ import msgspec
 
 from sftdata.records import Conversation, Finding, Message, ToolCall
 
-__all__ = ["VARIANTS", "Chat", "ControlPolicy", "Variant", "prepare_chat", "protect_text", "spells_control"]
+__all__ = [
+    "VARIANTS",
+    "Chat",
+    "ControlPolicy",
+    "Variant",
+    "as_content",
+    "plain_content",
+    "prepare_chat",
+    "prints_escaped",
+    "prints_parts",
+    "protect_text",
+    "spells_control",
+]
 
 
 class Variant(msgspec.Struct, frozen=True):
@@ -28,10 +41,12 @@ class Variant(msgspec.Struct, frozen=True):
     """Tool-call arguments are JSON text; otherwise an object."""
     inline_reasoning: bool = False
     """Reasoning that stood inline in the content stays there; otherwise it has a key of its own."""
+    parts: bool = False
+    """Content is a list of one text part, as multimodal templates expect it; otherwise plain text."""
 
 
 VARIANTS = tuple(
-    Variant(empty, text, inline) for inline in (False, True) for text in (False, True) for empty in (False, True)
+    Variant(*reversed(choice)) for choice in itertools.product((False, True), repeat=len(Variant.__struct_fields__))
 )
 """In the order in which they are tried: the first that the template renders without loss is the one."""
 
@@ -66,7 +81,7 @@ def prepare_chat(conversation: Conversation, policy: ControlPolicy, variant: Var
     messages = [_as_dict(message, variant) for message in conversation.messages]
     tools: list[dict[str, Any]] | None = [dict(tool) for tool in conversation.tools] or None
     if policy.mode == "allow":
-        return Chat(messages, tools, "", (), variant)
+        return _chat(messages, tools, "", (), variant)
     patterns = {
         True: _pattern(policy.everywhere),
         False: _pattern((*policy.everywhere, *policy.outside_replies)),
@@ -76,19 +91,56 @@ def prepare_chat(conversation: Conversation, policy: ControlPolicy, variant: Var
     ]
     tools_hit = tools is not None and _contains(tools, patterns[False])
     if not hits and not tools_hit:
-        return Chat(messages, tools, "", (), variant)
+        return _chat(messages, tools, "", (), variant)
     findings = tuple(_found(conversation, index, policy.mode) for index in hits)
     if tools_hit:
         findings += (Finding(_CODES[policy.mode], "a tool definition spells a control token", "/tools"),)
     if policy.mode == "reject":
-        return Chat(messages, tools, "", findings, variant)
+        return _chat(messages, tools, "", findings, variant)
     markers = _free_markers(messages, tools)
     for index in hits:
         pattern = patterns[messages[index]["role"] == "assistant"]
         messages[index] = _mapped(messages[index], _marker(pattern, markers))
     if tools_hit:
         tools = _mapped(tools, _marker(patterns[False], markers))
+    return _chat(messages, tools, markers, findings, variant)
+
+
+def _chat(
+    messages: list[dict[str, Any]],
+    tools: list[dict[str, Any]] | None,
+    markers: str,
+    findings: tuple[Finding, ...],
+    variant: Variant,
+) -> Chat:
+    if variant.parts:
+        for message in messages:
+            if "content" in message:
+                message["content"] = as_content(message["content"], variant)
     return Chat(messages, tools, markers, findings, variant)
+
+
+def as_content(text: str, variant: Variant) -> str | list[dict[str, str]]:
+    """`text` as the value of `content` in this variant."""
+    return [{"type": "text", "text": text}] if variant.parts else text
+
+
+def plain_content(message: dict[str, Any]) -> str:
+    """The text that `as_content` made the content of; empty where there is none."""
+    content = message.get("content", "")
+    text: str = content if isinstance(content, str) else content[0]["text"]
+    return text
+
+
+def prints_parts(text: str, said: str) -> bool:
+    """Whether `text` has the list of parts around `said` printed as a list, as no template means to."""
+    return f"'text': '{said}'" in text or f'"text": "{said}"' in text
+
+
+def prints_escaped(text: str, markers: str) -> bool:
+    """Whether a marker was printed as an escape, so that what it protects is protected no more."""
+    escapes = (form for marker in markers for form in (repr(marker)[1:-1], json.dumps(marker)[1:-1]))
+    return any(escape in text for escape in escapes)
 
 
 def spells_control(text: str, policy: ControlPolicy, role: str) -> bool:
@@ -164,17 +216,25 @@ def _strings(value: Any) -> Iterable[str]:
         yield value
     elif isinstance(value, dict):
         for key, one in value.items():
-            yield from _strings(key)
-            yield from _strings(one)
+            if key not in _STRUCTURE:
+                yield key
+            if key != "role":
+                yield from _strings(one)
     elif isinstance(value, list):
         for one in value:
             yield from _strings(one)
 
 
-def _contains(value: Any, pattern: re.Pattern[str]) -> bool:
-    if isinstance(value, dict) and "tool_calls" not in value and "role" in value:
-        # the common message: all its values are text
-        return any(isinstance(one, str) and pattern.search(one) for one in value.values())
+_STRUCTURE = frozenset(
+    (
+        *("role", "content", "reasoning_content", "thinking", "tool_calls", "tool_call_id", "name", "id", "type"),
+        *("function", "arguments", "description", "parameters", "properties", "required", "items", "enum"),
+    )
+)
+"""Keys by which templates find their way: never changed, whatever added tokens a tokenizer has."""
+
+
+def _contains(value: dict[str, Any] | list[dict[str, Any]], pattern: re.Pattern[str]) -> bool:
     return any(pattern.search(one) for one in _strings(value))
 
 
@@ -186,7 +246,10 @@ def _mapped(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return change(value)
     if isinstance(value, dict):
-        return {change(key): _mapped(one, change) for key, one in value.items()}
+        return {
+            key if key in _STRUCTURE else change(key): one if key == "role" else _mapped(one, change)
+            for key, one in value.items()
+        }
     if isinstance(value, list):
         return [_mapped(one, change) for one in value]
     return value

@@ -17,7 +17,17 @@ import msgspec
 
 from sftdata.records import Finding
 
-__all__ = ["REASONING_TAGS", "Seam", "StopInfo", "content_end", "find_seam", "find_stop", "open_reasoning"]
+__all__ = [
+    "REASONING_TAGS",
+    "Seam",
+    "StopInfo",
+    "closed_block",
+    "common_prefix",
+    "content_end",
+    "find_seam",
+    "find_stop",
+    "open_reasoning",
+]
 
 REASONING_TAGS: tuple[tuple[str, str], ...] = (
     ("<think>", "</think>"),
@@ -62,28 +72,39 @@ def open_reasoning(prompt: str, tags: Sequence[tuple[str, str]]) -> tuple[str, s
     return next((pair for pair in tags if pair[0] and bare.endswith(pair[0])), None)
 
 
-def find_seam(prompt: str, rendered: str, before: str, tags: Sequence[tuple[str, str]]) -> Seam | Finding:
+def find_seam(
+    prompt: str, rendered: str, before: str, tags: Sequence[tuple[str, str]], *, scaffold: bool = False
+) -> Seam | Finding:
     """Where the reply begins in `rendered`, which does not begin with `prompt`.
 
-    `before` is what F has in front of the content. Three differences between it and the prompt are understood:
-    whitespace, a closed reasoning block at the prompt's end, and an open one. Anything else is SFT316.
+    `before` is what F has in front of the content; with `scaffold` (a turn of calls alone) its end may be written by
+    the model too. Three differences between it and the prompt are understood: whitespace, a closed reasoning block at
+    the prompt's end, and an open one. Anything else is SFT316.
     """
     if _squeezed(prompt) == _squeezed(before):
         return Seam(len(before))
     opened = open_reasoning(prompt, tags)
-    if opened is None:
-        closed = _without_closed_block(prompt, tags)
-        if closed is not None and _squeezed(closed) == _squeezed(before):
-            return Seam(len(before))
     after = _aligned(prompt, rendered)
-    if after is not None and after <= len(before):
+    if after is not None and (after <= len(before) or (opened is not None and opened[1] in rendered[after:])):
         # F goes on where the prompt ends, but for whitespace: it continues the block, or writes more scaffold
         return Seam(after)
-    if opened is not None:
-        head = prompt[: prompt.rindex(opened[0])]
-        if _squeezed(head) == _squeezed(before):
-            return Seam(len(before), inside_reasoning=opened)
+    block = opened or _closed_reasoning(prompt, tags)
+    if block is not None:
+        start = _behind_block(prompt[: prompt.rindex(block[0])], rendered, before, block)
+        if start is not None and (scaffold or not rendered[start : len(before)].strip()):
+            return Seam(start if scaffold else len(before), inside_reasoning=opened)
     return _no_seam(prompt, before)
+
+
+def _behind_block(head: str, rendered: str, before: str, block: tuple[str, str]) -> int | None:
+    """Where F goes on after `head`, what the prompt has before its block, and after F's own block if it has one."""
+    at = _aligned(head, rendered)
+    if at is None or at > len(before):
+        return len(before) if at is not None and _squeezed(head) == _squeezed(before) else None
+    if rendered.startswith(block[0], at):
+        closing = rendered.find(block[1], at, len(before))
+        return None if closing == -1 else closing + len(block[1])
+    return at
 
 
 def _squeezed(text: str) -> str:
@@ -108,17 +129,30 @@ def _aligned(prompt: str, rendered: str) -> int | None:
     return at
 
 
-def _without_closed_block(prompt: str, tags: Sequence[tuple[str, str]]) -> str | None:
+def _closed_reasoning(prompt: str, tags: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
+    """The pair of a reasoning block that ends the prompt, whitespace aside."""
     bare = prompt.rstrip()
-    for opening, closing in tags:
-        if closing and bare.endswith(closing) and opening in bare:
-            return bare[: bare.rindex(opening)]
-    return None
+    return next((pair for pair in tags if pair[1] and bare.endswith(pair[1]) and pair[0] in bare), None)
+
+
+def closed_block(tags: tuple[str, str], reasoning: str, prompt: str) -> str:
+    """The rest of a reasoning block that the prompt opened: the reasoning, its closing tag, a blank line.
+
+    `closed_block(("<think>", "</think>"), "So.", "<think>")` is `"\\nSo.\\n</think>\\n\\n"`.
+    """
+    inner = reasoning.strip("\n")
+    lead = "" if prompt[-1:].isspace() else "\n"
+    return f"{lead}{inner}\n{tags[1]}\n\n" if inner else f"{lead}\n{tags[1]}\n\n"
+
+
+def common_prefix(one: str, other: str) -> str:
+    """`common_prefix("abc", "abd")` is `"ab"`."""
+    at = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    return one[:at]
 
 
 def _no_seam(prompt: str, before: str) -> Finding:
-    at = next((i for i, (a, b) in enumerate(zip(prompt, before, strict=False)) if a != b), None)
-    at = min(len(prompt), len(before)) if at is None else at
+    at = len(common_prefix(prompt, before))
     start = max(0, at - 24)
     return Finding(
         "SFT316",

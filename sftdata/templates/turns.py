@@ -1,0 +1,328 @@
+"""One turn: the prompt that is served for it, and the reply that the model must emit.
+
+What lives here: rendering a turn with and without its reply, with sentinels where a place must be found, and putting
+together what `reply` found out by comparing texts. What must not: chains of turns, whole conversations, ids.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from sftdata.records import Conversation, Finding, Message
+from sftdata.templates.environment import Template, TemplateError
+from sftdata.templates.kept import Kept
+from sftdata.templates.messages import Chat, ControlPolicy, as_content, plain_content, prints_parts
+from sftdata.templates.reply import (
+    REASONING_TAGS,
+    StopInfo,
+    closed_block,
+    common_prefix,
+    content_end,
+    find_seam,
+    find_stop,
+    open_reasoning,
+)
+
+__all__ = ["ServingOptions", "TurnReader"]
+
+_SENTINEL = "Zq7vXk2sentinelW9"
+_TAG_AT_END = re.compile(r"(\S+)\s*$")
+_TAG_AT_START = re.compile(r"\s*(\S+)")
+
+
+class ServingOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What decides how conversations become examples; one value for a whole run."""
+
+    stop_tokens: tuple[str, ...]
+    """The stop set as text: tokenizer eos, the model's eos list, what the user added; each one id."""
+    special_tokens: tuple[str, ...]
+    """All tokens that the tokenizer flags special."""
+    control: ControlPolicy
+    eos_token: str | None = None
+    reasoning: str = "reject"
+    append_eos: bool = False
+    unroll: str = "all"
+    train_on: str = "replies"
+    allow_dropped: frozenset[str] = frozenset()
+    strip_trailing_stop: bool = False
+
+
+class TurnReader:
+    """Reads prompts and replies off one template with one set of arguments, and remembers its habits."""
+
+    irregular = False
+    """Whether any turn took another way than: F begins with P, and a stop follows the content in F."""
+
+    def __init__(
+        self, template: Template, kwargs: Mapping[str, Any], options: ServingOptions, special: re.Pattern[str]
+    ) -> None:
+        self.template = template
+        self.kept = Kept(self)
+        self._kwargs = dict(kwargs)
+        self._options = options
+        self._special = special
+        self._tags: tuple[tuple[str, str], ...] | None = None
+        self._behind: dict[tuple[object, ...], str] = {}
+        self._stops: dict[tuple[str, str], StopInfo] = {}
+
+    def render(self, chat: Chat, upto: int, *, generation: bool) -> str:
+        """The text of the first `upto` messages."""
+        return self.template.render(
+            chat.messages[:upto], tools=chat.tools, add_generation_prompt=generation, **self._kwargs
+        )
+
+    def read(self, conversation: Conversation, chat: Chat, turn: int) -> tuple[str, str | Finding]:
+        """The prompt of assistant turn `turn` and its reply.
+
+        Raises TemplateError where the template does.
+        """
+        prompt = self.render(chat, turn, generation=True)
+        message = conversation.messages[turn]
+        reply = self._reply(prompt, chat, turn, message)
+        if isinstance(reply, Finding) and reply.code == "SFT316":
+            reply = self._behind_plain_turn(prompt, chat, turn, message) or reply
+        return prompt, reply
+
+    def _reply(self, prompt: str, chat: Chat, turn: int, message: Message) -> str | Finding:
+        rendered = self.render(chat, turn + 1, generation=False)
+        end = self._content_end(rendered, chat, turn, message)
+        if isinstance(end, Finding):
+            return end
+        start = self._start(prompt, rendered, end, chat, turn, message)
+        if isinstance(start, Finding):
+            return start
+        stop = self._stop(rendered, end, chat, turn, message)
+        if isinstance(stop, Finding):
+            return stop
+        lead, begin = start
+        return lead + rendered[begin:end] + stop
+
+    def _behind_plain_turn(self, prompt: str, chat: Chat, turn: int, message: Message) -> str | None:
+        """The reply as the template writes it behind one plain user turn, where F rewrites what the prompt holds.
+
+        Some templates rewrite the turns before a reply once that reply is there (an earlier call's analysis is taken
+        out, two turns of the assistant are merged). The served prompt is what it is; if it ends in the same header as
+        that of a plain chat, then what the template has the model say behind that header is the reply.
+        """
+        self.irregular = True
+        plain = msgspec.structs.replace(chat, messages=[self._user(chat), chat.messages[turn]])
+        try:
+            header = self._header(prompt, chat, turn)
+            asked = self.render(plain, 1, generation=True)
+            if header is None or header != self._header(asked, plain, 1):
+                return None
+            reply = self._reply(asked, plain, 1, message)
+        except TemplateError:
+            return None
+        return reply if isinstance(reply, str) else None
+
+    def _header(self, prompt: str, chat: Chat, turn: int) -> str | None:
+        """What asking for a reply adds to the text of the conversation; None where it changes that text."""
+        base = self.render(chat, turn, generation=False)
+        return prompt[len(base) :] if prompt.startswith(base) and prompt[len(base) :].strip() else None
+
+    def _user(self, chat: Chat) -> dict[str, Any]:
+        return {"role": "user", "content": as_content(_SENTINEL, chat.variant)}
+
+    def _start(
+        self, prompt: str, rendered: str, end: int, chat: Chat, turn: int, message: Message
+    ) -> tuple[str, int] | Finding:
+        """Text that the reply begins with but F does not have, and the index in F from where it goes on."""
+        opened = open_reasoning(prompt, self.reasoning_tags())
+        thought: str = chat.messages[turn].get("reasoning_content", "")
+        if opened is not None and message.reasoning is None and self._options.reasoning == "reject":
+            return Finding(
+                "SFT317",
+                f"the prompt opens a reasoning block ({opened[0]}) and the record has no reasoning for this turn",
+                fix="Add reasoning_content to the turn, or --reasoning empty.",
+            )
+        if rendered.startswith(prompt) and len(prompt) <= end:
+            if opened is None:
+                return "", len(prompt)
+            self.irregular = True
+            if opened[1] in rendered[len(prompt) : end]:
+                return "", len(prompt)
+            return closed_block(opened, thought, prompt), len(prompt)
+        self.irregular = True
+        before = self._before(rendered, end, chat, turn)
+        scaffold = bool(message.tool_calls) and not message.content
+        seam = find_seam(prompt, rendered, before, self.reasoning_tags(), scaffold=scaffold)
+        if isinstance(seam, Finding):
+            return seam
+        if seam.inside_reasoning is None:
+            return "", seam.start
+        return closed_block(seam.inside_reasoning, thought, prompt), seam.start
+
+    def _before(self, rendered: str, end: int, chat: Chat, turn: int) -> str:
+        """What F has in front of the content, or of the first call's name; found with a sentinel in its place."""
+        message = chat.messages[turn]
+        if plain_content(message):
+            trial = self._with_content(chat, turn, _SENTINEL)
+            at = trial.rfind(_SENTINEL)
+            return trial[:at] if at != -1 else rendered[:end]
+        calls = message.get("tool_calls")
+        if not calls:
+            return rendered[:end]
+        trial = self._with_call(chat, turn, 0)
+        at = trial.find(_SENTINEL)
+        return trial[:at] if at != -1 else rendered[:end]
+
+    def _with_content(self, chat: Chat, turn: int, content: str) -> str:
+        message = {**chat.messages[turn], "content": as_content(content, chat.variant)}
+        return self._with_message(chat, turn, message)
+
+    def _with_call(self, chat: Chat, turn: int, place: int) -> str:
+        """F with the sentinel for the name of one call."""
+        calls = list(chat.messages[turn]["tool_calls"])
+        calls[place] = {**calls[place], "function": {**calls[place]["function"], "name": _SENTINEL}}
+        return self._with_message(chat, turn, {**chat.messages[turn], "tool_calls": calls})
+
+    def _with_message(self, chat: Chat, turn: int, message: dict[str, Any]) -> str:
+        messages = [*chat.messages[:turn], message]
+        return self.template.render(messages, tools=chat.tools, add_generation_prompt=False, **self._kwargs)
+
+    def _content_end(self, rendered: str, chat: Chat, turn: int, message: Message) -> int | Finding:
+        """One past the content, or past the last tool call's name, in F."""
+        if message.tool_calls:
+            return self._calls_end(rendered, chat, turn)
+        content = plain_content(chat.messages[turn])
+        habit = (bool(message.reasoning), chat.variant)
+        known = self._behind.get(habit)
+        if known is not None:
+            end = content_end(rendered, content, known)
+            if end is not None:
+                return end
+        trial = self._with_content(chat, turn, _SENTINEL)
+        at = trial.rfind(_SENTINEL)
+        if at == -1 or prints_parts(trial, _SENTINEL):
+            return Finding("SFT319", "the template does not print the content of this reply")
+        behind = trial[at + len(_SENTINEL) :]
+        end = content_end(rendered, content, behind)
+        if end is None:
+            return Finding("SFT319", "the template prints the content of this reply otherwise than as it stands")
+        self._behind[habit] = behind
+        return end
+
+    def _calls_end(self, rendered: str, chat: Chat, turn: int) -> int | Finding:
+        trial = self._with_call(chat, turn, -1)
+        at = trial.rfind(_SENTINEL)
+        if at == -1:
+            return Finding(
+                "SFT308",
+                "the template drops the tool calls of this reply",
+                fix="Use a template that renders them.",
+            )
+        behind = trial[at + len(_SENTINEL) :]
+        if not rendered.endswith(behind):
+            return Finding("SFT319", "the template prints the tool calls of this reply in a way that depends on them")
+        return len(rendered) - len(behind)
+
+    def _stop(self, rendered: str, end: int, chat: Chat, turn: int, message: Message) -> str | Finding:
+        """The text from the content's end through the stop.
+
+        A special token between the content and the first stop is the turn's real end, missing from the stop set,
+        unless the template writes the same before every next turn: `<|end|>\n<|endoftext|>` after the last reply
+        and `<|end|>\n<|user|>` before the next is refused, `<|END_RESPONSE|><|END_OF_TURN|>` in both is the reply's.
+        """
+        behind = rendered[end:]
+        info = self._stop_info(behind, chat.markers)
+        if info.end is not None:
+            through = behind[: info.end]
+            if info.foreign is None:
+                return through
+            self.irregular = True
+            following = self._followed(rendered, end, chat, turn, message) or ""
+            if following.startswith(through):
+                return through
+            shared = common_prefix(through, following)
+            token = self._stop_info(shared, chat.markers).foreign
+            if token is None and message.tool_calls:
+                return through
+            return _not_a_stop(token or info.foreign)
+        self.irregular = True
+        return self._stop_of_next_turn(rendered, end, chat, turn, message, info)
+
+    def _stop_of_next_turn(
+        self, rendered: str, end: int, chat: Chat, turn: int, message: Message, info: StopInfo
+    ) -> str | Finding:
+        """The stop of a reply that nothing of its own closes: what the next turn's header opens with, or eos."""
+        following = self._followed(rendered, end, chat, turn, message) or ""
+        bare = following.lstrip()
+        stop = next((one for one in self._options.stop_tokens if bare.startswith(one)), None)
+        if stop is not None:
+            return following[: len(following) - len(bare)] + stop
+        if self._options.append_eos and self._options.eos_token:
+            return rendered[end:].rstrip() + self._options.eos_token
+        if info.foreign is not None:
+            return _not_a_stop(info.foreign)
+        what = "the template prints nothing after the reply that ends the turn"
+        opening = self._special.match(bare)
+        if opening is None:
+            return Finding("SFT413", what)
+        return Finding(
+            "SFT413",
+            f"{what}, and the next one opens with {opening[0]!r}, which is not in the stop set",
+            fix=f"--stop '{opening[0]}', if the model is to stop there, or --append-eos.",
+        )
+
+    def _stop_info(self, behind: str, markers: str) -> StopInfo:
+        key = (behind, markers)
+        info = self._stops.get(key)
+        if info is None:
+            info = find_stop(behind, self._options.stop_tokens, self._special, markers)
+            if len(self._stops) > 1024 or len(behind) > 4096:
+                self._stops.clear()
+            self._stops[key] = info
+        return info
+
+    def _followed(self, rendered: str, end: int, chat: Chat, turn: int, message: Message) -> str | None:
+        """What stands behind the content when another turn follows; None where the template does not go on so."""
+        following = chat.messages[turn + 1 : turn + 2]
+        if not following:
+            content = as_content(_SENTINEL, chat.variant)
+            following = [{"role": "tool" if message.tool_calls else "user", "content": content}]
+        try:
+            longer = self.template.render(
+                [*chat.messages[: turn + 1], *following],
+                tools=chat.tools,
+                add_generation_prompt=False,
+                **self._kwargs,
+            )
+        except TemplateError:
+            return None
+        return longer[end:] if longer.startswith(rendered[:end]) else None
+
+    def reasoning_tags(self) -> tuple[tuple[str, str], ...]:
+        """The pair that the template itself writes around reasoning, then the well-known ones."""
+        if self._tags is None:
+            own = self._own_tags()
+            self._tags = tuple(dict.fromkeys([*([own] if own else []), *REASONING_TAGS]))
+        return self._tags
+
+    def _own_tags(self) -> tuple[str, str] | None:
+        thought, said = f"{_SENTINEL}r", f"{_SENTINEL}c"
+        turn = {"role": "assistant", "content": said, "reasoning_content": thought, "thinking": thought}
+        try:
+            text = self.template.render(
+                [{"role": "user", "content": "a"}, turn], tools=None, add_generation_prompt=False, **self._kwargs
+            )
+        except TemplateError:
+            return None
+        first, second = text.find(thought), text.find(said)
+        if first == -1 or second < first:
+            return None
+        opening = _TAG_AT_END.search(text[:first])
+        closing = _TAG_AT_START.match(text[first + len(thought) : second])
+        return (opening[1], closing[1]) if opening and closing else None
+
+
+def _not_a_stop(token: str) -> Finding:
+    return Finding(
+        "SFT414",
+        f"the template closes the turn with {token!r}, which is not in the stop set",
+        fix=f"--stop '{token}', if the model is to stop there.",
+    )

@@ -1,0 +1,488 @@
+"""A second opinion on finished examples: transformers' own chat templates and tokenizer, and a plain reading of the law.
+
+What lives here: for a conversation and one of its assistant turns, the prompt ids that transformers would serve and
+the texts that the reply may be, and from both the faults of finished ids and labels. What must not: anything of the
+product but the record types. It is slow on purpose: every prompt is rendered and encoded from scratch.
+"""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from tokenizers import Tokenizer as NativeTokenizer
+from transformers import PreTrainedTokenizerFast
+from transformers.utils import chat_template_utils
+
+from sftdata.records import Conversation, Message
+
+__all__ = ["DAY", "FORMS", "Form", "Judge", "Unservable", "frozen_clock"]
+
+DAY = datetime.date(2026, 1, 1)
+SENTINEL = "Xq9oracle7wZ"
+IGNORED = -100
+MARKS = "\U000f0000\U000f0001"
+THOUGHTS = (
+    ("<think>", "</think>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("[THINK]", "[/THINK]"),
+    ("<seed:think>", "</seed:think>"),
+    ("<|channel>thought", "<channel|>"),
+)
+
+
+class Unservable(Exception):
+    """transformers itself cannot render or encode the conversation."""
+
+
+class Form(NamedTuple):
+    """How a server hands a record to a template where servers differ."""
+
+    empty_content: bool = False
+    text_arguments: bool = False
+    inline_reasoning: bool = False
+    parts: bool = False
+
+
+FORMS = tuple(Form(*reversed(flags)) for flags in itertools.product((False, True), repeat=4))
+
+
+@contextmanager
+def frozen_clock(day: datetime.date = DAY) -> Iterator[None]:
+    """`strftime_now` of transformers sees `day`, at midnight."""
+
+    class Frozen(datetime.datetime):
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> Frozen:
+            return cls(day.year, day.month, day.day, tzinfo=tz)
+
+    real = chat_template_utils.datetime
+    chat_template_utils.datetime = Frozen
+    try:
+        yield
+    finally:
+        chat_template_utils.datetime = real
+
+
+def as_served(message: Message, form: Form) -> dict[str, Any]:
+    """One message as an OpenAI client would send it."""
+    said = message.inline if form.inline_reasoning and message.inline is not None else message.content
+    if said is None and form.empty_content:
+        said = ""
+    content: Any = [{"type": "text", "text": said}] if form.parts and said is not None else said
+    separate = None if form.inline_reasoning and message.inline is not None else message.reasoning
+    calls = [
+        {
+            "type": "function",
+            "function": {"name": call.name, "arguments": _arguments(call.arguments, form)},
+            **({} if call.id is None else {"id": call.id}),
+        }
+        for call in message.tool_calls
+    ]
+    everything = {
+        "role": message.role,
+        "content": content,
+        "reasoning_content": separate,
+        "tool_calls": calls or None,
+        "tool_call_id": message.tool_call_id,
+        "name": message.name,
+    }
+    return {key: value for key, value in everything.items() if value is not None}
+
+
+def _arguments(arguments: dict[str, Any] | str, form: Form) -> dict[str, Any] | str:
+    if form.text_arguments and not isinstance(arguments, str):
+        return json.dumps(arguments, ensure_ascii=False)
+    return arguments
+
+
+class Judge:
+    """Judges examples of one template and one tokenizer."""
+
+    def __init__(
+        self,
+        template: str,
+        native: NativeTokenizer,
+        *,
+        named: Mapping[str, str],
+        stops: Sequence[str],
+        kwargs: Mapping[str, Any] | None = None,
+        append_eos: bool = False,
+    ) -> None:
+        """`named`: bos_token and so on; `stops`: the stop set as text, every one a single id."""
+        self.template = template
+        self.tokenizer = PreTrainedTokenizerFast(tokenizer_object=native, **named)
+        self.named = dict(named)
+        self.stops = tuple(stops)
+        self.stop_ids = {self.tokenizer.convert_tokens_to_ids(stop) for stop in stops}
+        self._kwargs = dict(kwargs or {})
+        self._append_eos = append_eos
+        added = self.tokenizer.added_tokens_decoder.values()
+        self._special = tuple(token.content for token in added if token.special)
+        literals = chat_template_utils._get_template_literal_text(template)
+        self._tags = tuple(
+            one.content
+            for one in added
+            if not one.special and one.content in literals and not one.content.isspace() and one.content not in stops
+        )
+
+    # -- what transformers does
+
+    def text(self, messages: Sequence[Mapping[str, Any]], tools: Any, *, prompt: bool) -> str:
+        """The rendered text; Unservable where transformers raises."""
+        try:
+            with frozen_clock():
+                rendered = self.tokenizer.apply_chat_template(
+                    list(messages),
+                    tools=tools,
+                    chat_template=self.template,
+                    add_generation_prompt=prompt,
+                    tokenize=False,
+                    **self._kwargs,
+                )
+        except Exception as error:
+            raise Unservable(str(error)) from error
+        assert isinstance(rendered, str)
+        return rendered
+
+    def prompt_ids(self, messages: Sequence[Mapping[str, Any]], tools: Any) -> list[int]:
+        """The prompt's ids as a server gives them that lets no content forge a control token."""
+        every = [*self._special, *self._tags]
+        spelled = any(token in one for one in _texts([messages, tools]) for token in every)
+        if not spelled:
+            text = self.text(messages, tools, prompt=True)
+            return list(self.tokenizer.encode(text, add_special_tokens=False))
+        if not any(
+            tag in one
+            for tag in self._tags
+            for message in messages
+            if message["role"] == "assistant"
+            for one in _texts(message)
+        ):
+            return self._sanitised(messages, tools)
+        return self._sanitised_by_role(messages, tools)
+
+    def _sanitised(self, messages: Sequence[Mapping[str, Any]], tools: Any) -> list[int]:
+        try:
+            with frozen_clock():
+                ids = self.tokenizer.apply_chat_template(
+                    list(messages),
+                    tools=tools,
+                    chat_template=self.template,
+                    add_generation_prompt=True,
+                    sanitize_control_tokens=True,
+                    return_dict=False,
+                    **self._kwargs,
+                )
+        except Exception as error:
+            raise Unservable(str(error)) from error
+        return list(ids)
+
+    def _sanitised_by_role(self, messages: Sequence[Mapping[str, Any]], tools: Any) -> list[int]:
+        """The same, but tags that a model emits (`<think>`, `<tool_call>`) stay tokens in the assistant's turns."""
+        hard, _ = chat_template_utils._get_control_token_patterns(self._special)
+        soft, _ = chat_template_utils._get_control_token_patterns((*self._special, *self._tags))
+        marked = [
+            chat_template_utils.mark_control_tokens(one, hard if one["role"] == "assistant" else soft)
+            for one in messages
+        ]
+        text = self.text(marked, chat_template_utils.mark_control_tokens(tools, soft), prompt=True)
+        try:
+            return list(chat_template_utils.encode_marked_chat(self.tokenizer, text))
+        except ValueError as error:
+            raise Unservable(str(error)) from error
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, special tokens included."""
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return text
+
+    # -- what the law says
+
+    def served(self, conversation: Conversation, form: Form) -> tuple[list[dict[str, Any]], Any]:
+        """Messages and tools as transformers gets them."""
+        tools = [dict(tool) for tool in conversation.tools] or None
+        return [as_served(message, form) for message in conversation.messages], tools
+
+    def replies(
+        self, messages: list[dict[str, Any]], tools: Any, turn: int, thought: str | None
+    ) -> list[re.Pattern[str]]:
+        """Patterns of which the reply of assistant turn `turn` must match one as a whole."""
+        prompt = self.text(messages[:turn], tools, prompt=True)
+        full = self.text(messages[: turn + 1], tools, prompt=False)
+        before, body_end = self._frame(messages, tools, turn, full)
+        if body_end is None:
+            return []
+        stop = self._ending(messages, tools, turn, full, body_end)
+        if stop is None:
+            return []
+        whole = full[:body_end] + stop
+        opened = next((pair for pair in THOUGHTS if prompt.rstrip().endswith(pair[0])), None)
+        if whole.startswith(prompt) and (opened is None or opened[1] in whole[len(prompt) :]):
+            return [_exactly(whole[len(prompt) :])]
+        found = []
+        if _dense(prompt) == _dense(before):
+            found.append(_exactly(whole[len(before) :]))
+        for opening, closing in THOUGHTS:
+            bare = prompt.rstrip()
+            if bare.endswith(closing) and opening in bare and _dense(bare[: bare.rindex(opening)]) == _dense(before):
+                found.append(_exactly(whole[len(before) :]))
+        goes_on = _resume(prompt, whole)
+        if not found and goes_on is not None and goes_on <= body_end:
+            found.append(_exactly(whole[goes_on:]))
+        if opened is not None and (goes_on is None or opened[1] not in whole[goes_on:]):
+            head = prompt[: prompt.rindex(opened[0])]
+            rest = whole[len(prompt) :] if whole.startswith(prompt) else whole[len(before) :]
+            if whole.startswith(prompt) or _dense(head) == _dense(before):
+                inner = re.escape((thought or "").strip())
+                found = [re.compile(rf"\s*{inner}\s*{re.escape(opened[1])}\s*{re.escape(rest)}", re.DOTALL)]
+        return found
+
+    def _frame(self, messages: list[dict[str, Any]], tools: Any, turn: int, full: str) -> tuple[str, int | None]:
+        """What stands before the turn's body, and where its body ends in `full` (None where it is not there)."""
+        message = messages[turn]
+        said = message.get("content")
+        plain = said[0]["text"] if isinstance(said, list) else (said or "")
+        calls = message.get("tool_calls")
+        trial_content = [{"type": "text", "text": SENTINEL}] if isinstance(said, list) else SENTINEL
+        if not calls:
+            trial = self.text([*messages[:turn], {**message, "content": trial_content}], tools, prompt=False)
+            before, mark, after = trial.rpartition(SENTINEL)
+            if not mark or not full.endswith(after):
+                return "", None
+            end = len(full) - len(after)
+            printed = full[:end].endswith((plain, plain.strip(), plain.rstrip(), plain.lstrip()))
+            return before, end if printed else None
+        function = calls[-1]["function"]
+        renamed = {**calls[-1], "function": {**function, "name": SENTINEL}}
+        trial = self.text([*messages[:turn], {**message, "tool_calls": [*calls[:-1], renamed]}], tools, prompt=False)
+        _, mark, after = trial.rpartition(SENTINEL)
+        if not mark or not full.endswith(after):
+            return "", None
+        first = full.find(plain.strip() or calls[0]["function"]["name"], len(self._head(messages, tools, turn)))
+        return full[: max(first, 0)], len(full) - len(after)
+
+    def _head(self, messages: list[dict[str, Any]], tools: Any, turn: int) -> str:
+        """The longest beginning that the turn's rendering shares with that of its prompt."""
+        prompt = self.text(messages[:turn], tools, prompt=True)
+        full = self.text(messages[: turn + 1], tools, prompt=False)
+        at = next(
+            (i for i, (a, b) in enumerate(zip(prompt, full, strict=False)) if a != b), min(len(prompt), len(full))
+        )
+        return full[:at]
+
+    def _ending(self, messages: list[dict[str, Any]], tools: Any, turn: int, full: str, body_end: int) -> str | None:
+        """What follows the body, through the stop."""
+        after = full[body_end:]
+        at = (
+            min((after.find(stop), -len(stop)) for stop in self.stops if stop in after)
+            if any(stop in after for stop in self.stops)
+            else None
+        )
+        if at is not None:
+            return after[: at[0] - at[1]]
+        role = "tool" if messages[turn].get("tool_calls") else "user"
+        following = messages[turn + 1 : turn + 2] or [{"role": role, "content": SENTINEL}]
+        try:
+            longer = self.text([*messages[: turn + 1], *following], tools, prompt=False)
+        except Unservable:
+            longer = ""
+        if longer.startswith(full[:body_end]):
+            rest = longer[body_end:]
+            for stop in sorted(self.stops, key=len, reverse=True):
+                if rest.lstrip().startswith(stop):
+                    return rest[: len(rest) - len(rest.lstrip())] + stop
+        if self._append_eos and "eos_token" in self.named:
+            return after.rstrip() + self.named["eos_token"]
+        return None
+
+    # -- the verdict
+
+    def faults(
+        self,
+        conversation: Conversation,
+        documents: Sequence[tuple[Sequence[int], Sequence[int]]],
+        *,
+        may_lose: frozenset[str] = frozenset(),
+    ) -> list[str]:
+        """What is wrong with the documents `(ids, labels)` that a conversation became; empty where nothing is.
+
+        They must be right under one of the ways in which servers hand the record over; the faults of the way with
+        the fewest are returned.
+        """
+        best: list[str] = []
+        raised = "there is no document"
+        tried = set()
+        for form in FORMS:
+            messages, tools = self.served(conversation, form)
+            key = json.dumps([messages, tools], sort_keys=True)
+            if key in tried:
+                continue
+            tried.add(key)
+            try:
+                found = self._faults(conversation, messages, tools, documents)
+                found += self._losses(conversation, messages, tools, documents, may_lose)
+            except Unservable as problem:
+                raised = f"transformers raises: {problem}"
+                continue
+            if not found:
+                return []
+            if not best or len(found) < len(best):
+                best = found
+        return best or [raised]
+
+    def _faults(
+        self,
+        conversation: Conversation,
+        messages: list[dict[str, Any]],
+        tools: Any,
+        documents: Sequence[tuple[Sequence[int], Sequence[int]]],
+    ) -> list[str]:
+        trained = [
+            turn
+            for turn, message in enumerate(conversation.messages)
+            if message.role == "assistant" and message.trained is not False and turn > 0
+        ]
+        prompts = {tuple(self.prompt_ids(messages[:turn], tools)): turn for turn in trained}
+        seen: list[int] = []
+        found: list[str] = []
+        for ids, labels in documents:
+            ids, labels = list(ids), list(labels)
+            if len(ids) != len(labels) or any(
+                label not in (IGNORED, one) for one, label in zip(ids, labels, strict=False)
+            ):
+                found.append("labels are not the ids")
+                continue
+            cuts = {len(prompt) for prompt in prompts if tuple(ids[: len(prompt)]) == prompt}
+            for start, stop in _runs(labels, cuts):
+                turn = prompts.get(tuple(ids[:start]))
+                if turn is None:
+                    found.append(f"training starts at token {start}, behind no served prompt")
+                    continue
+                seen.append(turn)
+                found += self._reply_faults(conversation, messages, tools, turn, ids[:stop], start)
+            if labels[-1] == IGNORED:
+                found.append("tokens stand behind the last reply")
+        if sorted(seen) != trained:
+            found.append(f"trained turns {sorted(seen)}, expected {trained}")
+        return found
+
+    def _reply_faults(
+        self,
+        conversation: Conversation,
+        messages: list[dict[str, Any]],
+        tools: Any,
+        turn: int,
+        ids: list[int],
+        start: int,
+    ) -> list[str]:
+        if ids[-1] not in self.stop_ids:
+            return [f"turn {turn} ends in {self.decode(ids[-1:])!r}, which is no stop"]
+        head, whole = self.decode(ids[:start]), self.decode(ids)
+        if not whole.startswith(head):
+            return [f"turn {turn}: the prompt decodes otherwise with its reply"]
+        said = whole[len(head) :]
+        allowed = self.replies(messages, tools, turn, conversation.messages[turn].reasoning)
+        if not any(pattern.fullmatch(said) for pattern in allowed):
+            wanted = [pattern.pattern for pattern in allowed]
+            return [f"turn {turn} trains {said!r}, expected {wanted!r}"]
+        return []
+
+    def _losses(
+        self,
+        conversation: Conversation,
+        messages: list[dict[str, Any]],
+        tools: Any,
+        documents: Sequence[tuple[Sequence[int], Sequence[int]]],
+        may_lose: frozenset[str],
+    ) -> list[str]:
+        """Fields of the record that are nowhere in the last document's text."""
+        if not documents:
+            return []
+        text = self.decode(documents[-1][0])
+        said = "".join(
+            self.decode([one for one, label in zip(ids, labels, strict=True) if label != IGNORED])
+            for ids, labels in documents
+        )
+        last = max(
+            i for i, one in enumerate(conversation.messages) if one.role == "assistant" and one.trained is not False
+        )
+        lost = []
+        for turn, message in enumerate(conversation.messages[: last + 1]):
+            field = {"tool": "tool_results", "developer": "system"}.get(message.role, message.role)
+            if message.role != "assistant" and message.content and not _printed(message.content, text):
+                lost.append(field)
+            if message.role == "assistant" and message.trained is not False and turn > 0:
+                if message.reasoning and not _printed(message.reasoning, said):
+                    lost.append("reasoning")
+                for call in message.tool_calls:
+                    values = [call.name, *(_leaves(call.arguments))]
+                    if not all(_printed(value, said) for value in values):
+                        lost.append("tool_calls")
+        for tool in conversation.tools:
+            if not _printed((tool.get("function") or tool)["name"], text):
+                lost.append("tools")
+        return [f"{field} is lost" for field in dict.fromkeys(lost) if field not in may_lose]
+
+
+def _runs(labels: Sequence[int], cuts: set[int]) -> Iterator[tuple[int, int]]:
+    """Stretches of trained tokens, cut where another prompt ends inside one."""
+    start: int | None = None
+    for at, label in enumerate([*labels, IGNORED]):
+        if start is not None and (label == IGNORED or at in cuts):
+            yield start, at
+            start = None
+        if start is None and label != IGNORED:
+            start = at
+
+
+def _exactly(text: str) -> re.Pattern[str]:
+    return re.compile(re.escape(text))
+
+
+def _dense(text: str) -> str:
+    return "".join(text.split())
+
+
+def _resume(prompt: str, whole: str) -> int | None:
+    """Where `whole` goes on behind `prompt` if both are the same but for whitespace."""
+    pattern = r"\s*".join(re.escape(char) for char in _dense(prompt))
+    match = re.match(rf"\s*{pattern}\s*", whole)
+    return match.end() if match else None
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from _texts(one)
+    elif isinstance(value, (list, tuple)):
+        for one in value:
+            yield from _texts(one)
+
+
+def _leaves(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        return [*map(str, value), *(leaf for one in value.values() for leaf in _leaves(one))]
+    if isinstance(value, list):
+        return [leaf for one in value for leaf in _leaves(one)]
+    return [value] if isinstance(value, str) else []
+
+
+def _printed(value: str, text: str) -> bool:
+    """Whether a value stands in a text as it is, trimmed, or as JSON writes it."""
+    return any(
+        one.strip() in text
+        for one in (
+            value,
+            json.dumps(value, ensure_ascii=False)[1:-1],
+            json.dumps(value)[1:-1],
+            json.dumps(json.dumps(value))[2:-2],
+        )
+    )
