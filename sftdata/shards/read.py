@@ -25,7 +25,7 @@ from sftdata.shards.decode import (
     shape_problems,
 )
 from sftdata.shards.faults import Problem
-from sftdata.shards.layout import SPLITS
+from sftdata.shards.layout import HEADER, SPLITS
 from sftdata.shards.manifest import FileEntry, Manifest, manifest_of
 from sftdata.shards.rows import Rows
 from sftdata.shards.store import Store, open_store
@@ -99,6 +99,8 @@ class Dataset:
         tail = self._bytes(file, file.bytes - file.footer_bytes, file.bytes)
         if hashlib.sha256(tail).hexdigest() != file.footer_sha256:
             raise fault("SFT802", "footer", "its bytes are not those that were sealed").error(self.path)
+        if self._bytes(file, 0, len(HEADER)) != HEADER:  # the four bytes that no other hash covers
+            raise fault("SFT802", "header", "its bytes are not those that were sealed").error(self.path)
         try:
             footer = parse_footer(tail)
         except (pa.ArrowException, OSError, ValueError) as error:
