@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packs import row, rows, tiny
 
 from sftdata_torch.accumulate import accumulate, global_targets
 from sftdata_torch.attention import register_attention
 from sftdata_torch.collate import PackedCollator
+from tests.torch.packs import row, rows, tiny
 
 MODEL = tiny("llama", register_attention()).double()
 

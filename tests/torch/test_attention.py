@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from packs import row, tiny
 from torch.nn.attention.flex_attention import flex_attention
 
 from sftdata.errors import ConfigError
 from sftdata_torch.attention import adapt_varlen, register_attention, varlen_attention
 from sftdata_torch.collate import FixedShape, PackedCollator
 from sftdata_torch.layouts import dense
+from tests.torch.packs import row, tiny
 
 PACKED = register_attention()
 LENGTHS = [5, 9, 1, 7, 12]

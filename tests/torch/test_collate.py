@@ -7,12 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packs import row, rows
 from transformers import DataCollatorWithFlattening
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from sftdata.errors import ConfigError, ShardError
 from sftdata_torch.collate import FixedShape, PackedCollator
+from tests.torch.packs import row, rows
 
 KEYS = {
     "input_ids": torch.int64,

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from packs import VOCAB, row, tiny
 from transformers import Lfm2Config, Lfm2ForCausalLM
 
 from sftdata.errors import ConfigError
 from sftdata_torch.attention import register_attention
 from sftdata_torch.collate import PackedCollator
 from sftdata_torch.isolation import IsolationCheck, PackingLeakError, assert_packing_isolated
+from tests.torch.packs import VOCAB, row, tiny
 
 PACKED = register_attention()
 BATCH = PackedCollator()([row([5, 9, 3], seed=1), row([7, 1, 9], seed=2)])

@@ -8,12 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packs import row, rows
 from torch.nn.attention.flex_attention import create_block_mask
 
 from sftdata.errors import ConfigError
 from sftdata_torch.collate import FixedShape, PackedCollator
 from sftdata_torch.layouts import block_mask, dense
+from tests.torch.packs import row, rows
 
 
 @given(rows())
