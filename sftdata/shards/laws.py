@@ -101,7 +101,8 @@ class Bitmap:
 
 
 def _bit(members: Int64Array) -> npt.NDArray[np.uint8]:
-    return np.left_shift(np.uint8(1), (members & 7).astype(np.uint8))
+    bits: npt.NDArray[np.uint8] = np.left_shift(np.uint8(1), (members & 7).astype(np.uint8))
+    return bits
 
 
 def _count(bits: npt.NDArray[np.uint8]) -> int:

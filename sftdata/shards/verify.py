@@ -7,6 +7,7 @@ and some bits a record. A check that could not be made is a problem of its own: 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import zlib
 from collections import Counter
@@ -225,8 +226,9 @@ class _Audit:
     def _reject_line(self, name: str, line: bytes, codes: Counter[str]) -> str:
         """What is wrong with a line of a reject file, and enter it; empty where nothing is."""
         try:
-            reject = msgspec.json.decode(line, type=_Reject)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            # Not msgspec's decoder: records may hold lone surrogates, which it refuses even where it skips them.
+            reject = msgspec.convert(json.loads(line), _Reject)
+        except (ValueError, RecursionError, msgspec.ValidationError) as error:
             return f"not a reject: {error}"
         code = next((finding.code for finding in reject.findings if finding.severity == "error"), None)
         if code is None:
