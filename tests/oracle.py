@@ -1,4 +1,4 @@
-"""A second opinion on finished examples: transformers' own chat templates and tokenizer, and a plain reading of the law.
+"""A second opinion on finished examples: transformers' own templates and tokenizer, and a plain reading of the law.
 
 What lives here: for a conversation and one of its assistant turns, the prompt ids that transformers would serve and
 the texts that the reply may be, and from both the faults of finished ids and labels. What must not: anything of the
@@ -21,7 +21,7 @@ from transformers.utils import chat_template_utils
 
 from sftdata.records import Conversation, Message
 
-__all__ = ["DAY", "FORMS", "Form", "Judge", "Unservable", "frozen_clock"]
+__all__ = ["DAY", "FORMS", "THOUGHTS", "Form", "Judge", "Unservable", "frozen_clock", "leaves", "printed"]
 
 DAY = datetime.date(2026, 1, 1)
 SENTINEL = "Xq9oracle7wZ"
@@ -212,7 +212,29 @@ class Judge:
     def replies(
         self, messages: list[dict[str, Any]], tools: Any, turn: int, thought: str | None
     ) -> list[re.Pattern[str]]:
-        """Patterns of which the reply of assistant turn `turn` must match one as a whole."""
+        """Patterns of which the reply of assistant turn `turn` must match one as a whole.
+
+        Where the turn's rendering rewrites what its prompt holds, the reply is what stands behind the same header in
+        a plain chat.
+        """
+        found = self._replies(messages, tools, turn, thought)
+        if found or turn < 2:
+            return found
+        content = messages[turn].get("content")
+        user = {
+            "role": "user",
+            "content": [{"type": "text", "text": SENTINEL}] if isinstance(content, list) else SENTINEL,
+        }
+        plain = [user, messages[turn]]
+        headers = [
+            self.text(chat, tools, prompt=True).removeprefix(self.text(chat, tools, prompt=False))
+            for chat in (messages[:turn], plain[:1])
+        ]
+        return self._replies(plain, tools, 1, thought) if headers[0] == headers[1] else []
+
+    def _replies(
+        self, messages: list[dict[str, Any]], tools: Any, turn: int, thought: str | None
+    ) -> list[re.Pattern[str]]:
         prompt = self.text(messages[:turn], tools, prompt=True)
         full = self.text(messages[: turn + 1], tools, prompt=False)
         before, body_end = self._frame(messages, tools, turn, full)
@@ -225,7 +247,7 @@ class Judge:
         opened = next((pair for pair in THOUGHTS if prompt.rstrip().endswith(pair[0])), None)
         if whole.startswith(prompt) and (opened is None or opened[1] in whole[len(prompt) :]):
             return [_exactly(whole[len(prompt) :])]
-        found = []
+        found: list[re.Pattern[str]] = []
         if _dense(prompt) == _dense(before):
             found.append(_exactly(whole[len(before) :]))
         for opening, closing in THOUGHTS:
@@ -415,17 +437,18 @@ class Judge:
         lost = []
         for turn, message in enumerate(conversation.messages[: last + 1]):
             field = {"tool": "tool_results", "developer": "system"}.get(message.role, message.role)
-            if message.role != "assistant" and message.content and not _printed(message.content, text):
+            if message.role != "assistant" and message.content and not printed(message.content, text):
                 lost.append(field)
             if message.role == "assistant" and message.trained is not False and turn > 0:
-                if message.reasoning and not _printed(message.reasoning, said):
+                if message.reasoning and not printed(message.reasoning, said):
                     lost.append("reasoning")
                 for call in message.tool_calls:
-                    values = [call.name, *(_leaves(call.arguments))]
-                    if not all(_printed(value, said) for value in values):
+                    values = [call.name, *(leaves(call.arguments))]
+                    if not all(printed(value, said) for value in values):
                         lost.append("tool_calls")
         for tool in conversation.tools:
-            if not _printed((tool.get("function") or tool)["name"], text):
+            function = tool.get("function") or tool
+            if not printed(function.get("description") or function["name"], text):
                 lost.append("tools")
         return [f"{field} is lost" for field in dict.fromkeys(lost) if field not in may_lose]
 
@@ -467,15 +490,16 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(one)
 
 
-def _leaves(value: Any) -> list[str]:
+def leaves(value: Any) -> list[str]:
+    """All texts in plain JSON data, keys too."""
     if isinstance(value, dict):
-        return [*map(str, value), *(leaf for one in value.values() for leaf in _leaves(one))]
+        return [*map(str, value), *(leaf for one in value.values() for leaf in leaves(one))]
     if isinstance(value, list):
-        return [leaf for one in value for leaf in _leaves(one)]
+        return [leaf for one in value for leaf in leaves(one)]
     return [value] if isinstance(value, str) else []
 
 
-def _printed(value: str, text: str) -> bool:
+def printed(value: str, text: str) -> bool:
     """Whether a value stands in a text as it is, trimmed, or as JSON writes it."""
     return any(
         one.strip() in text

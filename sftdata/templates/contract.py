@@ -112,9 +112,12 @@ class Contract:
             outcome = self._with_variant(conversation, trained, findings, name, kwargs, VARIANTS[place])
             if isinstance(outcome, Unrolled):
                 return outcome
-            first = first or outcome
-            if outcome.findings[-1].code not in _RETRIED:
+            code = outcome.findings[-1].code
+            if code not in _RETRIED:
                 return outcome
+            if first is None or (first.findings[-1].code == "SFT302" and code != "SFT302"):
+                # what a template loses says more than that it raises when it is handed something else
+                first = outcome
         assert first is not None
         return first
 

@@ -101,7 +101,7 @@ class TurnReader:
         lead, begin = start
         return lead + rendered[begin:end] + stop
 
-    def _behind_plain_turn(self, prompt: str, chat: Chat, turn: int, message: Message) -> str | None:
+    def _behind_plain_turn(self, prompt: str, chat: Chat, turn: int, message: Message) -> str | Finding | None:
         """The reply as the template writes it behind one plain user turn, where F rewrites what the prompt holds.
 
         Some templates rewrite the turns before a reply once that reply is there (an earlier call's analysis is taken
@@ -118,7 +118,7 @@ class TurnReader:
             reply = self._reply(asked, plain, 1, message)
         except TemplateError:
             return None
-        return reply if isinstance(reply, str) else None
+        return None if isinstance(reply, Finding) and reply.code == "SFT316" else reply
 
     def _header(self, prompt: str, chat: Chat, turn: int) -> str | None:
         """What asking for a reply adds to the text of the conversation; None where it changes that text."""
