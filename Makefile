@@ -26,7 +26,7 @@ demo: $(VENV)/.core
 	$(BIN)/sftdata prepare examples/data/*.json* --tokenizer builtin --template chatml --max-length 1024 \
 		--max-reject-rate 0.2 --eval 0.05 --clock 2026-01-01 --out demo
 	@echo
-	$(BIN)/sftdata inspect demo --bin 0
+	$(BIN)/sftdata inspect examples/data/messages.jsonl --record 30 --tokenizer builtin --template chatml
 	@echo
 	$(BIN)/sftdata verify demo
 
