@@ -21,7 +21,7 @@ def test_the_methods_are_those_that_the_command_line_offers() -> None:
 
 def test_types_and_shapes(method: str) -> None:
     bins = pack(LENGTHS, 8, method, seed=(0, 0))
-    assert (bins.order.dtype, bins.offsets.dtype) == (np.int64, np.int64)
+    assert bins.order.dtype == bins.offsets.dtype == np.dtype(np.int64)
     assert bins.order.shape == LENGTHS.shape
     assert (bins.offsets[0], bins.offsets[-1]) == (0, len(LENGTHS))
 

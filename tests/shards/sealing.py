@@ -153,9 +153,7 @@ def seal(folder: Path, draft: Draft | None = None) -> Path:
         entries: list[FileEntry] = []
         for index, rows in enumerate(parts):
             path = folder / f"{split}-{index:05d}-of-{len(parts):05d}.parquet"
-            writer = ShardWriter(lambda _, path=path: path, metadata=draft.footer, max_group_tokens=CAPACITY)
-            writer.write(rows)
-            entries += writer.close()
+            entries += write_shard(path, rows, draft.footer)
         files[split] = tuple(entries)
     for name, data in draft.sidecars.items():
         (folder / name).write_bytes(data)
@@ -166,6 +164,13 @@ def seal(folder: Path, draft: Draft | None = None) -> Path:
     manifest = Manifest(files=files, sidecars=sidecars, **draft.manifest)
     (folder / "manifest.json").write_bytes(dump_manifest(manifest))
     return folder
+
+
+def write_shard(path: Path, rows: Rows, footer: dict[str, str]) -> list[FileEntry]:
+    """One shard at `path`; none where there are no rows."""
+    writer = ShardWriter(lambda _: path, metadata=footer, max_group_tokens=CAPACITY)
+    writer.write(rows)
+    return writer.close()
 
 
 def spell(body: dict[str, Any]) -> bytes:

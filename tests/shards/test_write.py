@@ -103,7 +103,7 @@ def test_what_was_handed_in_may_be_changed_afterwards(tmp_path: Path) -> None:
 
 
 def test_nothing_has_its_name_before_close_and_nothing_is_left_after_an_error(tmp_path: Path) -> None:
-    seen = []
+    seen: list[str] = []
 
     class Stop(Exception):
         pass
@@ -124,8 +124,17 @@ def test_nothing_has_its_name_before_close_and_nothing_is_left_after_an_error(tm
 def test_files_are_flushed_before_they_get_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[str] = []
     sync, replace = os.fsync, Path.replace
-    monkeypatch.setattr(os, "fsync", lambda handle: (steps.append("sync"), sync(handle))[1])
-    monkeypatch.setattr(Path, "replace", lambda self, to: (steps.append("rename"), replace(self, to))[1])
+
+    def noted_sync(handle: int) -> None:
+        steps.append("sync")
+        sync(handle)
+
+    def noted_replace(self: Path, target: Path) -> Path:
+        steps.append("rename")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", noted_sync)
+    monkeypatch.setattr(Path, "replace", noted_replace)
     with ShardWriter(names(tmp_path), metadata=FOOTER) as writer:
         writer.write(many())
     assert steps == ["sync", "rename", "sync"]
