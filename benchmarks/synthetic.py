@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ def write_set(folder: Path, tokens: int, *, group_tokens: int = GROUP_TOKENS) ->
     for number, count in enumerate(counts):
         path = folder / f"train-{number:05d}-of-{len(counts):05d}.parquet"
         metadata = {FINGERPRINT_KEY: fingerprint}
-        with ShardWriter(lambda _, path=path: path, metadata=metadata, max_group_tokens=group_tokens) as writer:
+        with ShardWriter(_always(path), metadata=metadata, max_group_tokens=group_tokens) as writer:
             for rows in _rows(count, seed=number):
                 writer.write(rows)
         entries += writer.entries
@@ -82,3 +82,8 @@ def _manifest(entries: list[FileEntry], fingerprint: str) -> Manifest:
             "rejections": {},
         },
     )
+
+
+def _always(path: Path) -> Callable[[int], Path]:
+    """The name of every part: there is but one."""
+    return lambda _: path

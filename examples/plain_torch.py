@@ -30,7 +30,8 @@ def tiny_model(vocab_size: int) -> torch.nn.Module:
     config = LlamaConfig(
         vocab_size=vocab_size, use_cache=False, attn_implementation=register_attention(), **sizes, **heads
     )
-    return LlamaForCausalLM(config)
+    model: torch.nn.Module = LlamaForCausalLM(config)
+    return model
 
 
 def train(shards: str, *, global_batch: int, micro_batch: int, steps: int, checkpoint: Path | None) -> None:

@@ -34,12 +34,12 @@ A constant, because the order of a sealed set must not depend on a reader's sett
 class Order(Protocol):
     """Which bin stands at which position of an epoch."""
 
-    length: int
-    """Bins in an epoch."""
+    @property
+    def length(self) -> int:
+        """Bins in an epoch."""
 
     def bins(self, epoch: int, positions: Int64Array) -> Int64Array:
         """int64 positions in [0, length) to the bins that stand there in this epoch."""
-        ...
 
 
 def digest64(*parts: object) -> int:

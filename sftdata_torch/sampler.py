@@ -59,13 +59,17 @@ class Micro(NamedTuple):
 class Ordered(Protocol):
     """What a sampler needs of a dataset."""
 
-    seed: int | None
-    fingerprint: str
+    @property
+    def seed(self) -> int | None:
+        """Of its order; None for the order of the files."""
+
+    @property
+    def fingerprint(self) -> str:
+        """What a saved state must agree with."""
 
     @property
     def order(self) -> Order:
         """The order of its epochs."""
-        ...
 
 
 class ElasticSampler(Sampler[list[Bin]]):

@@ -20,21 +20,19 @@ from sftdata_torch.isolation import IsolationCheck
 from sftdata_torch.sampler import ElasticSampler
 from sftdata_torch.stream import PackedStream
 
-__all__ = ["PackedDataModule", "PackedModule"]
+__all__ = ["PackedDataModule", "PackedModule", "Steps"]
 
 
-class PackedDataModule(lightning.LightningDataModule):
-    """The steps of `dataset`; its position is saved with, and restored from, every Lightning checkpoint."""
+class PackedDataModule(lightning.LightningDataModule):  # type: ignore[misc]  # lightning is not followed
+    """The steps of `dataset`; where they stand is saved with, and restored from, every Lightning checkpoint."""
 
     def __init__(self, dataset: Any, *, global_batch: int, micro_batch: int = 1, workers: int = 0) -> None:
         super().__init__()
         self._dataset = dataset
         self._global_batch, self._micro_batch = global_batch, micro_batch
         self._workers = workers
-        self._steps: _Steps | None = None
-        self._state: dict[str, Any] | None = None
 
-    def train_dataloader(self) -> Iterable[list[Batch]]:
+    def train_dataloader(self) -> Steps:
         """Each item is one step of this rank."""
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         sampler = ElasticSampler(
@@ -44,34 +42,36 @@ class PackedDataModule(lightning.LightningDataModule):
             rank=rank,
             world_size=world,
         )
-        if self._state is not None:
-            sampler.load_state_dict(self._state)
-        self._steps = _Steps(PackedStream(self._dataset, sampler, workers=self._workers))
-        return self._steps
-
-    def state_dict(self) -> dict[str, Any]:
-        """The position after the steps that were trained."""
-        return self._steps.stream.state_dict() if self._steps is not None else self._state or {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue there."""
-        self._state = state_dict or None
+        return Steps(PackedStream(self._dataset, sampler, workers=self._workers))
 
 
-class _Steps:
-    """The stream's steps as something with a length, for which Lightning does not fetch ahead."""
+class Steps:
+    """The stream's steps as a loader that Lightning saves, restores, and does not fetch ahead of: it has a length.
+
+    Iterating goes on where the last iteration was left. Lightning counts batches and epochs by itself, and after a
+    restart at the end of an epoch miscounts; the order of the steps must not depend on that.
+    """
 
     def __init__(self, stream: PackedStream) -> None:
         self.stream = stream
 
     def __iter__(self) -> Iterator[list[Batch]]:
+        self.stream.load_state_dict(self.stream.state_dict())
         return self.stream.steps()
 
     def __len__(self) -> int:
         return self.stream.sampler.steps
 
+    def state_dict(self) -> dict[str, Any]:
+        """The position after the steps that were trained."""
+        return self.stream.state_dict()
 
-class PackedModule(lightning.LightningModule):
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue there."""
+        self.stream.load_state_dict(state_dict)
+
+
+class PackedModule(lightning.LightningModule):  # type: ignore[misc]  # lightning is not followed
     """A causal model of transformers and the function that makes its optimizer from its parameters.
 
     Logs `train/loss`, the mean over the step's trained tokens on all ranks. The first packed batch is checked for

@@ -21,7 +21,7 @@ from sftdata_torch.sampler import ElasticSampler
 __all__ = ["PackedTrainer"]
 
 
-class PackedTrainer(Trainer):
+class PackedTrainer(Trainer):  # type: ignore[misc]  # transformers is not followed by the type checker
     """`Trainer(model, args, train_dataset=PackedDataset(...))`, with nothing else to set.
 
     The first packed batch is checked for isolation, on every rank, before it is trained. Give `prediction_loss_only`
@@ -84,7 +84,8 @@ class PackedTrainer(Trainer):
     def training_step(self, model: torch.nn.Module, inputs: Batch, *given: Any, **settings: Any) -> torch.Tensor:
         """`Trainer.training_step`, after the first packed batch was checked."""
         self._isolation(model, inputs)
-        return super().training_step(model, inputs, *given, **settings)
+        loss: torch.Tensor = super().training_step(model, inputs, *given, **settings)
+        return loss
 
 
 class _EpochLoader(DataLoader[Any]):

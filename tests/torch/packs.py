@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ def sealed(
         for at, members in enumerate(cut):
             path = folder / f"{split}-{at:05d}-of-{len(cut):05d}.parquet"
             metadata = {FINGERPRINT_KEY: fingerprint}
-            writer = ShardWriter(lambda part, path=path: path, metadata=metadata, max_group_tokens=group_tokens)
+            writer = ShardWriter(_always(path), metadata=metadata, max_group_tokens=group_tokens)
             writer.write(flat([rows_of_split[member] for member in members]))
             written += writer.close()
         entries[split] = tuple(written)
@@ -134,3 +134,8 @@ def many(count: int, seed: int = 0, longest: int = 12) -> list[dict[str, np.ndar
         each["input_ids"][0] = 1 + number % 90
         out.append(each)
     return out
+
+
+def _always(path: Path) -> Callable[[int], Path]:
+    """The name of every part: there is but one."""
+    return lambda _: path
