@@ -1,4 +1,4 @@
-"""A sealed set of any size, written in seconds, for measuring readers: ids with the skew of text, no text behind them."""
+"""A sealed set of any size, written in seconds, for measuring readers: ids with the skew of text, and no text."""
 
 from __future__ import annotations
 
