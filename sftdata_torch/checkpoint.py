@@ -1,0 +1,206 @@
+"""Checkpoints: a model that `from_pretrained` loads, and what the run needs to go on exactly where it was.
+
+    checkpoint-120/
+      model.safetensors config.json generation_config.json    the weights in float32, and the stops that were trained
+      tokenizer.json chat_template.jinja ...                  the tokenizer, with the template that trained
+      optimizer.safetensors optimizer.json                    no pickle anywhere
+      trainer_state.json                                      step, position in the data, settings
+
+What lives here: writing such a folder whole or not at all, reading it, and keeping the last few. What must not: when
+to save. Random states are not part of it, because every step seeds its own (`seed_step`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from sftdata.errors import OutputError, ShardError, describe
+from sftdata_torch.optim import ReleasingOptimizer, members
+
+__all__ = [
+    "STATE_FILE",
+    "ModelFiles",
+    "latest_checkpoint",
+    "load_optimizer",
+    "load_state",
+    "prune_checkpoints",
+    "save_optimizer",
+    "seed_step",
+    "write_whole",
+]
+
+STATE_FILE = "trainer_state.json"
+_NAME = re.compile(r"checkpoint-(\d+)")
+_PART = ".part"
+
+
+class ModelFiles(NamedTuple):
+    """What is written beside the weights, so that the model is served as it was trained."""
+
+    tokenizer: Any
+    """A transformers tokenizer, or None."""
+    chat_template: str | dict[str, str] | None
+    """The template that rendered the shards; several by name."""
+
+    def write(self, model: Any, folder: Path, dtype: torch.dtype | None = None) -> None:
+        """`model`, adapter or whole, in `dtype` (as it is by default), tokenizer and template into `folder`."""
+        if dtype is None:
+            model.save_pretrained(folder)
+        else:
+            weights = {name: _cast(value, dtype) for name, value in model.state_dict().items()}
+            model.save_pretrained(folder, state_dict=weights)
+            _note_dtype(folder / "config.json", dtype)
+        if self.tokenizer is not None:
+            if self.chat_template is not None:
+                self.tokenizer.chat_template = self.chat_template
+            self.tokenizer.save_pretrained(folder)
+        elif isinstance(self.chat_template, str):
+            (folder / "chat_template.jinja").write_text(self.chat_template, encoding="utf-8")
+
+
+def _note_dtype(path: Path, dtype: torch.dtype) -> None:
+    """transformers writes the dtype of the model in memory, whatever it saves."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**config, "dtype": str(dtype).removeprefix("torch.")}, indent=2), encoding="utf-8")
+
+
+def _cast(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return value.to(dtype) if value.is_floating_point() else value
+
+
+def write_whole(folder: Path, fill: Callable[[Path], None]) -> Path:
+    """`fill` a hidden folder beside `folder`, flush it to disk and rename it: `folder` is whole or not there.
+
+    What was at `folder` is replaced. Raises OutputError where it cannot be written.
+    """
+    part = folder.with_name(f".{folder.name}{_PART}")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        fill(part)
+        for path in part.rglob("*"):
+            _flush(path)
+        _flush(part)
+        if folder.exists():
+            shutil.rmtree(folder)
+        part.rename(folder)
+        _flush(folder.parent)
+    except OSError as error:
+        raise OutputError(describe(f"it cannot be written: {error}", where=str(folder))) from error
+    return folder
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def latest_checkpoint(out: Path) -> Path | None:
+    """The checkpoint with the highest step in `out`, None where there is none."""
+    return max(_checkpoints(out), key=_step, default=None)
+
+
+def prune_checkpoints(out: Path, keep: int) -> None:
+    """Delete all checkpoints but the last `keep`, and what was never finished."""
+    found = sorted(_checkpoints(out), key=_step)
+    unfinished = [path for path in out.glob(f".checkpoint-*{_PART}") if path.is_dir()]
+    for path in [*found[: len(found) - keep], *unfinished]:
+        shutil.rmtree(path)
+
+
+def _checkpoints(out: Path) -> list[Path]:
+    return [path for path in out.glob("checkpoint-*") if _NAME.fullmatch(path.name) and (path / STATE_FILE).is_file()]
+
+
+def _step(path: Path) -> int:
+    return int(path.name.rpartition("-")[2])
+
+
+def load_state(checkpoint: Path) -> dict[str, Any]:
+    """`trainer_state.json`. Raises ShardError where it is damaged."""
+    try:
+        state: dict[str, Any] = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ShardError(describe(f"not a checkpoint: {error}", where=str(checkpoint))) from error
+    return state
+
+
+def save_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer | ReleasingOptimizer) -> None:
+    """State of every weight under the weight's name: tensors as safetensors, numbers as JSON."""
+    names = _names(model)
+    tensors: dict[str, torch.Tensor] = {}
+    plain: dict[str, dict[str, Any]] = {}
+    for member in members(optimizer):
+        for weight, state in member.state.items():
+            for key, value in state.items():
+                if isinstance(value, torch.Tensor):
+                    tensors[f"{names[weight]}/{key}"] = value.detach().cpu().contiguous()
+                else:
+                    plain.setdefault(names[weight], {})[key] = value
+    save_file(tensors, folder / "optimizer.safetensors")
+    description = {"class": _kind(optimizer), "values": plain}
+    (folder / "optimizer.json").write_text(json.dumps(description, indent=1, sort_keys=True), encoding="utf-8")
+
+
+def load_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer | ReleasingOptimizer) -> None:
+    """The reverse of `save_optimizer`; every rate and decay stays as `optimizer` was made.
+
+    Raises ShardError where the state is that of another optimizer or of other weights.
+    """
+    try:
+        description = json.loads((folder / "optimizer.json").read_text(encoding="utf-8"))
+        states: dict[str, dict[str, Any]] = {name: dict(value) for name, value in description["values"].items()}
+        with safe_open(folder / "optimizer.safetensors", framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118  # not a dict
+                name, _, part = key.rpartition("/")
+                states.setdefault(name, {})[part] = file.get_tensor(key)
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise ShardError(describe(f"the optimizer's state cannot be read: {error}", where=str(folder))) from error
+    names = _names(model)
+    trained = {
+        names[weight] for member in members(optimizer) for group in member.param_groups for weight in group["params"]
+    }
+    if description["class"] != _kind(optimizer) or not set(states) <= trained:
+        raise ShardError(
+            describe(
+                f"the state of {description['class']} over {len(states)} weights",
+                where=str(folder),
+                expected=f"{_kind(optimizer)} over {len(trained)} weights",
+                fix="Resume with the optimizer and the trained weights of the run, or start a new one.",
+            )
+        )
+    for member in members(optimizer):
+        state = member.state_dict()
+        weights = [names[weight] for group in member.param_groups for weight in group["params"]]
+        state["state"] = {at: states[name] for at, name in enumerate(weights) if name in states}
+        member.load_state_dict(state)
+
+
+def _names(model: nn.Module) -> dict[torch.Tensor, str]:
+    return {weight: name for name, weight in model.named_parameters()}
+
+
+def _kind(optimizer: torch.optim.Optimizer | ReleasingOptimizer) -> str:
+    first = type(members(optimizer)[0])
+    return f"{first.__module__}.{first.__qualname__}"
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seed torch for one step of one rank: dropout of step 7 is the same whether or not the run began before it."""
+    digest = hashlib.sha256(f"step\x00{seed}\x00{step}\x00{rank}".encode()).digest()
+    torch.manual_seed(int.from_bytes(digest[:8], "little") >> 1)

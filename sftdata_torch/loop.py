@@ -1,0 +1,330 @@
+"""The training loop: steps of `step.train_step`, and what happens between them.
+
+What lives here: the order of things in a run. What must not: how any one of them is done. A run that is killed and
+started again with the same settings goes on from its last checkpoint, bit for bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from sftdata_torch.accumulate import on_device
+from sftdata_torch.advice import rising, too_many_epochs
+from sftdata_torch.assemble import Data, Learner, join_processes, load_data, load_learner, open_eval, stored_dtype
+from sftdata_torch.checkpoint import (
+    STATE_FILE,
+    latest_checkpoint,
+    load_optimizer,
+    load_state,
+    prune_checkpoints,
+    save_optimizer,
+    seed_step,
+    write_whole,
+)
+from sftdata_torch.collate import Batch, PackedCollator
+from sftdata_torch.evaluate import ALL, evaluate_loss
+from sftdata_torch.head import assert_head_is_whole
+from sftdata_torch.isolation import IsolationCheck
+from sftdata_torch.metrics import Metrics
+from sftdata_torch.mixture import MixedDataset
+from sftdata_torch.optim import learning_rate, members, set_learning_rate
+from sftdata_torch.sampler import Bin
+from sftdata_torch.settings import TrainSettings
+from sftdata_torch.step import NonFiniteError, StepResult, train_step
+
+__all__ = ["Outcome", "Watch", "train"]
+
+
+class Watch(Protocol):
+    """Who looks on: a progress bar, or nothing."""
+
+    def step(self, done: int, total: int, values: dict[str, float]) -> None:
+        """A step was made."""
+
+    def note(self, text: str) -> None:
+        """Something that the user should know."""
+
+
+class Outcome(NamedTuple):
+    """How a run ended."""
+
+    steps: int
+    """Steps made in all, those before a resume included."""
+    finished: bool
+    """False where a signal ended it; the same command goes on."""
+    model: Path | None
+    """The final model, in the Hugging Face layout."""
+    checkpoint: Path | None
+    loss: float | None
+    """Of the last step; None where nothing was left to do."""
+
+
+class Quiet:
+    """Looks on and says nothing."""
+
+    def step(self, done: int, total: int, values: dict[str, float]) -> None:
+        """See Watch."""
+
+    def note(self, text: str) -> None:
+        """See Watch."""
+
+
+def train(settings: TrainSettings, *, watch: Watch | None = None) -> Outcome:
+    """Run, or go on with, the training that `settings` describe; under torchrun, in all processes together.
+
+    Raises ConfigError, ShardError before the first step; NonFiniteError with the records of the step; OutputError.
+    """
+    watch = watch or Quiet()
+    with join_processes() as device, _signals() as stop:
+        out = Path(settings.out)
+        out.mkdir(parents=True, exist_ok=True)
+        checkpoint = latest_checkpoint(out)
+        data = load_data(settings, device)
+        learner = load_learner(settings, data.manifest, device, checkpoint=checkpoint)
+        run = _Run(settings, data, learner, watch, out)
+        if checkpoint is not None:
+            run.resume(checkpoint)
+        return run.go(stop)
+
+
+class _Run:
+    """State of a run between two steps."""
+
+    def __init__(self, settings: TrainSettings, data: Data, learner: Learner, watch: Watch, out: Path) -> None:
+        self.settings, self.data, self.learner, self.watch, self.out = settings, data, learner, watch, out
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.done = 0
+        self.checkpoint: Path | None = None
+        self.eval_losses: list[float] = []
+        self.eval_set = open_eval(settings.eval_shards) if settings.eval_shards else None
+        self.isolation = IsolationCheck()
+        self.places: list[int] = []
+        """The bins of the present global batch, in order."""
+        self.from_source = np.zeros(len(data.parts), dtype=np.int64)
+        """Bins trained of each set since this process began."""
+
+    def resume(self, checkpoint: Path) -> None:
+        state = load_state(checkpoint)
+        self.done = int(state["global_step"])
+        self.eval_losses = list(state["eval_losses"])
+        self.data.stream.load_state_dict(state["data"])
+        load_optimizer(checkpoint, self.learner.base, self.learner.optimizer)
+        self.checkpoint = checkpoint
+        now = json.loads(json.dumps(dataclasses.asdict(self.settings)))
+        for name in [name for name, value in now.items() if value != state["settings"].get(name)]:
+            self.watch.note(f"resumed with another {name}: {now[name]}, was {state['settings'].get(name)}")
+
+    def go(self, stop: list[int]) -> Outcome:
+        settings, total = self.settings, self.data.schedule.steps
+        metrics = self._metrics()
+        note = too_many_epochs(total / self.data.schedule.steps_per_epoch)
+        if note:
+            self.watch.note(note)
+        result, steps = None, self._steps()
+        while self.done < total and not _agreed(bool(stop), self.learner.device):
+            began = time.perf_counter()
+            micro_batches = next(steps)
+            waited = time.perf_counter() - began
+            self._look(micro_batches[0], first=result is None)
+            result = self._step(micro_batches)
+            self.done += 1
+            values = self._values(result, time.perf_counter() - began, waited)
+            last = self.done == total
+            if self.eval_set is not None and (last or _due(self.done, settings.eval_every)):
+                values.update(self._evaluate())
+            if metrics:
+                metrics.log(self.done, values)
+            self.watch.step(self.done, total, values)
+            if not last and _due(self.done, settings.save_every):
+                self._save()
+        if self.checkpoint is None or self.checkpoint.name != f"checkpoint-{self.done}":
+            self._save()
+        finished = self.done >= total
+        model = self._save_model() if finished else None
+        return Outcome(self.done, finished, model, self.checkpoint, result.loss if result else None)
+
+    def _steps(self) -> Iterator[list[Batch]]:
+        """Global batches, epoch after epoch."""
+        sampler, order = self.data.stream.sampler, self.data.dataset.order
+        while True:
+            epoch, start = sampler.position
+            for micro_batches in self.data.stream.steps():
+                stop = min(start + sampler.global_batch, order.length)
+                self.places = order.bins(epoch, np.arange(start, stop)).tolist()
+                start = stop
+                yield micro_batches
+
+    def _metrics(self) -> Metrics | None:
+        if self.rank:
+            return None
+        settings = dataclasses.asdict(self.settings)
+        return Metrics(self.out, after_step=self.done, log_to=self.settings.log_to, settings=settings)
+
+    def _look(self, batch: Batch, *, first: bool) -> None:
+        """Before the first step: documents do not reach each other, and our head makes the model's own logits."""
+        learner = self.learner
+        with torch.autocast(learner.device.type, dtype=learner.autocast, enabled=learner.autocast is not None):
+            self.isolation(learner.base, batch)
+        if not first:
+            return
+        length = min(int(batch["cu_seq_lens_q"][1]), _LOOKED_AT)
+        row = {name: batch[name][0, :length].numpy() for name in ("input_ids", "labels")}
+        document = PackedCollator()([{**row, "seq_lengths": [length]}])
+        assert_head_is_whole(learner.base, on_device(document, learner.device))
+
+    def _step(self, micro_batches: list[Batch]) -> StepResult:
+        learner, settings, schedule = self.learner, self.settings, self.data.schedule
+        rate = learning_rate(self.done, peak=settings.learning_rate, warmup=schedule.warmup, total=schedule.steps)
+        set_learning_rate(learner.optimizer, rate)
+        seed_step(settings.seed, self.done, self.rank)
+        try:
+            return train_step(
+                learner.trained,
+                learner.optimizer,
+                micro_batches,
+                device=learner.device,
+                autocast=learner.autocast,
+                clip=settings.max_grad_norm or None,
+            )
+        except NonFiniteError as error:
+            chunk, places = self.data.stream.sampler.chunk, self.places
+            guilty = [place for at in error.micro_batches for place in places[at * chunk : (at + 1) * chunk]]
+            records = {int(one) for place in guilty or places for one in self.data.dataset[Bin(place)]["record_ids"]}
+            message = f"step {self.done + 1}: {error} Record ids: {', '.join(map(str, sorted(records)))}."
+            raise NonFiniteError(message, error.micro_batches) from error
+
+    def _values(self, result: StepResult, took: float, waited: float) -> dict[str, float]:
+        """What is logged of a step; tokens are real ones, on all ranks."""
+        tokens = self.data.tokens_per_bin * len(self.places)
+        values = {
+            "train/loss": result.loss,
+            "train/mean_token_accuracy": result.accuracy,
+            "train/grad_norm": result.grad_norm,
+            "train/learning_rate": members(self.learner.optimizer)[0].param_groups[0]["lr"],
+            "train/epoch": self.done / self.data.schedule.steps_per_epoch,
+            "train/target_tokens": float(result.targets),
+            "tokens_per_second": tokens / took,
+            "target_tokens_per_second": result.targets / took,
+            "data_wait_ms": waited * 1e3,
+        }
+        if self.learner.device.type == "cuda":
+            values["peak_mem_gib"] = torch.cuda.max_memory_allocated(self.learner.device) / 2**30
+        if isinstance(self.data.dataset, MixedDataset):
+            sources = np.searchsorted(self.data.dataset.order.starts, self.places, side="right") - 1
+            self.from_source += np.bincount(sources, minlength=len(self.from_source))
+            shares = self.from_source / self.from_source.sum()
+            values.update({f"data/share/{name}": float(one) for name, one in zip(self.data.names, shares, strict=True)})
+        return {name: value for name, value in values.items() if not math.isnan(value)}
+
+    def _evaluate(self) -> dict[str, float]:
+        """Scores of the held-out set, flat: `eval/loss` of all, `eval/loss/ADDRESS` where there are several inputs."""
+        assert self.eval_set is not None
+        learner = self.learner
+        scores = evaluate_loss(
+            learner.loss_model,
+            self.eval_set,
+            device=learner.device,
+            autocast=learner.autocast,
+            tokenizer=learner.files.tokenizer,
+            micro_batch=self.settings.micro_batch_size,
+        )
+        self.eval_losses.append(scores[ALL].loss)
+        note = rising(self.eval_losses)
+        if note:
+            self.watch.note(note)
+        values = {}
+        for source, each in scores.items():
+            if source == ALL or len(scores) > 2:
+                tail = "" if source == ALL else f"/{source}"
+                values[f"eval/loss{tail}"] = each.loss
+                values[f"eval/perplexity{tail}"] = each.perplexity
+                values[f"eval/mean_token_accuracy{tail}"] = each.accuracy
+                if each.bits_per_byte is not None:
+                    values[f"eval/bits_per_byte{tail}"] = each.bits_per_byte
+        return values
+
+    def _save(self) -> None:
+        """A checkpoint of this step, written by the first process while the others wait."""
+        folder = self.out / f"checkpoint-{self.done}"
+        if self.rank == 0:
+            state = {
+                "global_step": self.done,
+                "epoch": self.done / self.data.schedule.steps_per_epoch,
+                "max_steps": self.data.schedule.steps,
+                "data": self.data.stream.state_dict(),
+                "eval_losses": self.eval_losses,
+                "settings": dataclasses.asdict(self.settings),
+            }
+
+            def fill(part: Path) -> None:
+                self.learner.files.write(self.learner.base, part)
+                save_optimizer(part, self.learner.base, self.learner.optimizer)
+                (part / STATE_FILE).write_text(json.dumps(state, indent=1), encoding="utf-8")
+
+            write_whole(folder, fill)
+            prune_checkpoints(self.out, self.settings.keep_checkpoints)
+        self.checkpoint = folder
+        _wait()
+
+    def _save_model(self) -> Path:
+        """The model alone, in the dtype that it is to be used in; an adapter stays as it is."""
+        folder = self.out / "model"
+        if self.rank == 0:
+            dtype = None if self.settings.lora_rank else stored_dtype(self.settings)
+            write_whole(folder, lambda part: self.learner.files.write(self.learner.base, part, dtype))
+        _wait()
+        return folder
+
+
+_LOOKED_AT = 64
+"""Tokens with which the head is compared."""
+
+
+def _due(done: int, every: int) -> bool:
+    return bool(every) and done % every == 0
+
+
+def _wait() -> None:
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def _agreed(stop: bool, device: torch.device) -> bool:
+    """True on all ranks as soon as one of them was told to stop."""
+    if not dist.is_initialized():
+        return stop
+    shared = torch.tensor(int(stop), device=device)
+    dist.all_reduce(shared, op=dist.ReduceOp.MAX)
+    return bool(shared)
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """A list that SIGTERM is noted in, so that the run can end between two steps."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        received.append(number)
+
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,52 @@
+"""Training a part of the weights: low-rank adapters through peft, or the upper layers only.
+
+What lives here: choosing what is trained. What must not: the head, which stays as it is in every case, so that its
+memory-efficient loss holds.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sftdata.errors import ConfigError, describe
+from sftdata_torch.modes import decoder_layers
+from sftdata_torch.settings import TrainSettings
+
+__all__ = ["adapt", "freeze_layers"]
+
+
+def adapt(model: Any, settings: TrainSettings, checkpoint: Path | None = None) -> Any:
+    """`model` with an adapter of `lora_rank` on every linear layer of its body, or with that of `checkpoint`.
+
+    The model's own weights are frozen. Raises ConfigError where peft is missing.
+    """
+    try:
+        from peft import LoraConfig, PeftModel, get_peft_model
+    except ImportError as error:
+        raise ConfigError(describe("adapters need peft", where="lora_rank", fix="pip install peft")) from error
+    if checkpoint is not None:
+        return PeftModel.from_pretrained(model, str(checkpoint), is_trainable=True)
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        target_modules="all-linear",  # peft leaves the output head out
+        r=settings.lora_rank,
+        lora_alpha=2 * settings.lora_rank if settings.lora_alpha is None else settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+    )
+    return get_peft_model(model, config)
+
+
+def freeze_layers(model: Any, count: int) -> None:
+    """Keep the input embeddings and the first `count` decoder layers as they are; 0 freezes nothing.
+
+    Tied embeddings are the head, too: it is then frozen with them. Raises ConfigError where there are fewer layers.
+    """
+    if not count:
+        return
+    layers = decoder_layers(model)
+    if count > len(layers):
+        raise ConfigError(describe(f"freeze_layers is {count}", where="train", expected=f"at most {len(layers)}"))
+    for module in (model.get_input_embeddings(), *layers[:count]):
+        for weight in module.parameters():
+            weight.requires_grad_(False)
