@@ -104,6 +104,12 @@ def _choice(*words: str) -> click.Choice[str]:
 @click.option("--allow-dropped", multiple=True, metavar="FIELD", help="Fields that the template may lose.")
 @click.option("--allow-normalised", is_flag=True, default=None, help="Accept replies that lose leading whitespace.")
 @click.option("--engine-tokenizer", type=_choice("auto", "fast", "reference"), help="Tokenizer engine.")
+@click.option(
+    "--engine-sample",
+    type=float,
+    metavar="R",
+    help="Share of records that the fast engine's ids are compared on with the reference's. Default 0.01.",
+)
 @click.option("--eval", "eval", metavar="N|FRACTION", help="Set records aside, by hash of their content.")
 @click.option("--seed", type=int, metavar="S", help="Order of bins. Default 0.")
 @click.option(

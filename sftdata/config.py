@@ -47,6 +47,7 @@ class PrepareConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     allow_dropped: tuple[str, ...] = ()
     allow_normalised: bool = False
     engine_tokenizer: str = "auto"
+    engine_sample: float = 0.01
     eval: str | None = None
     drop: str | None = None
     seed: int = 0
@@ -153,6 +154,10 @@ def _check_ranges(config: PrepareConfig, where: str) -> None:
     if not 0 <= config.max_reject_rate <= 1:
         raise ConfigError(
             describe(f"max-reject-rate is {config.max_reject_rate}", where=where, expected="a share from 0 to 1")
+        )
+    if not 0 <= config.engine_sample <= 1:
+        raise ConfigError(
+            describe(f"engine-sample is {config.engine_sample}", where=where, expected="a share of records, 0 to 1")
         )
     if config.workers < 1:
         raise ConfigError(describe(f"workers is {config.workers}", where=where, expected="at least 1"))

@@ -1,121 +1,207 @@
-"""The output folder: what state it is in, the lock, atomic files, and what may be removed.
+"""The output folder: what state it is in, its plan, its commit records, and what may be removed.
 
     empty ─plan─► planned ─units─► planned ─seal─► sealed
 
-What lives here: file names and durable writing. What must not: what the files mean.
+What lives here: file names, and what of an earlier run may be trusted. What must not: running a unit, sealing.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import os
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import msgspec
+
 from sftdata.errors import OutputError, describe
+from sftdata.pipeline.plan import Plan
+from sftdata.pipeline.store import WORK, open_store, write_durably
+from sftdata.pipeline.unit import SPLITS, UnitResult, unit_stem
+from sftdata.shards import FileEntry
+from sftdata.sources.spool import spool_path
 
-__all__ = ["CARD", "MANIFEST", "PLAN", "WORK", "Folder", "write_durably"]
+__all__ = ["CARD", "MANIFEST", "REPORT", "Folder", "Move", "final_names"]
 
-WORK = ".work"
-PLAN = "plan.json"
 MANIFEST = "manifest.json"
 CARD = "README.md"
+REPORT = "report.json"
+_PLAN = f"{WORK}/plan.json"
 _OURS = ("manifest.json", "report.json", "report.html", "README.md", "rejected.jsonl", "partial.jsonl")
+_SHARDS = tuple(f"{split}-*-of-*.parquet" for split in SPLITS)
 
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Write `data` so that after a crash `path` holds all of it or what it held before."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(path: Path) -> None:
-    """Make renames in `path` durable, where the system allows a folder to be opened."""
-    with contextlib.suppress(OSError):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+Move = tuple[str, str, str, FileEntry]
+"""(name in the work folder, final name, split, entry under its final name)."""
 
 
 class Folder:
-    """One output folder on a local disk."""
+    """One output, on a disk or in a remote store."""
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.work = self.path / WORK
-
-    @property
-    def manifest(self) -> Path:
-        """Its presence makes the folder a dataset."""
-        return self.path / MANIFEST
+    def __init__(self, address: str | os.PathLike[str]) -> None:
+        self.store = open_store(address)
+        self.address = self.store.address
 
     @property
-    def plan(self) -> Path:
-        """The plan of an unsealed run."""
-        return self.work / PLAN
+    def scratch(self) -> Path:
+        """Where units write on this machine, and inputs are decoded."""
+        return self.store.scratch
 
     def state(self) -> str:
         """`empty`, `planned` (a run can be resumed), `sealed` or `foreign` (somebody else's files)."""
-        if self.manifest.is_file():
+        names = set(self.store.sizes())
+        if MANIFEST in names:
             return "sealed"
-        if self.plan.is_file():
+        if self.store.read(_PLAN) is not None:
             return "planned"
-        if not self.path.exists():
-            return "empty"
-        if not self.path.is_dir():
-            raise OutputError(describe("the output is a file", where=str(self.path), expected="a folder"))
-        names = {entry.name for entry in self.path.iterdir()}
         # a run that was refused, or killed while it planned, leaves only its report and the work folder
         return "empty" if names <= {WORK, *_OURS} else "foreign"
 
     def clear(self) -> None:
-        """Remove what runs write, and nothing else."""
-        shutil.rmtree(self.work, ignore_errors=True)
-        for name in _OURS:
-            (self.path / name).unlink(missing_ok=True)
-        for pattern in ("train-*-of-*.parquet", "eval-*-of-*.parquet"):
-            for shard in self.path.glob(pattern):
-                shard.unlink()
+        """Remove what runs write, and nothing else; the manifest first, so that no half of a dataset looks whole."""
+        for name in (*_OURS, WORK):
+            self.store.remove(name)
+        for name in self.store.sizes():
+            if any(fnmatch.fnmatchcase(name, pattern) for pattern in _SHARDS):
+                self.store.remove(name)
+        self.scratch.mkdir(parents=True, exist_ok=True)
+
+    def sweep(self) -> None:
+        """Remove what a killed run left under temporary names on this machine."""
+        for path in self.scratch.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder for this run; a second run is refused. The lock goes with the process, however it ends."""
+        """Hold the folder for this run; a second run is refused."""
+        with self.store.lock():
+            yield
+
+    # the plan
+
+    def write_plan(self, plan: Plan) -> None:
+        """Make `plan` the plan of this folder."""
+        self.store.write(_PLAN, msgspec.json.encode(plan, order="deterministic"))
+
+    def read_plan(self) -> Plan:
+        """The plan, with the records that have killed a worker since; raises OutputError where there is none."""
+        data = self.store.read(_PLAN)
+        if data is None:
+            raise OutputError(describe("there is no plan", where=self.address, fix="Make one: sftdata unit plan."))
         try:
-            self.work.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
+            plan = msgspec.json.decode(data, type=Plan)
+            poison = dict(plan.poison)
+            for name in self.store.sizes(WORK):
+                if fnmatch.fnmatchcase(name, "unit-*-poison.json"):
+                    more = self.store.read(f"{WORK}/{name}") or b"{}"
+                    poison |= msgspec.json.decode(more, type=dict[int, str])
+        except msgspec.DecodeError as error:
             raise OutputError(
-                describe(f"the output folder cannot be made: {error.strerror}", where=str(self.path))
+                describe("the plan of the unfinished run cannot be read", where=self.address, fix="Use --fresh.")
             ) from error
-        handle = _lock(self.path)
+        return msgspec.structs.replace(plan, poison=poison)
+
+    def add_poison(self, plan: Plan, index: int, found: dict[int, str]) -> Plan:
+        """`plan` with more records of unit `index` that kill a worker, durably.
+
+        A file a unit and not the plan itself, because the units of one plan may run on many machines at once.
+        """
+        poison = {**plan.poison, **found}
+        mine = {one: why for one, why in poison.items() if one in plan.units[index].record_ids}
+        self.store.write(f"{WORK}/{unit_stem(index)}-poison.json", msgspec.json.encode(mine, order="deterministic"))
+        return msgspec.structs.replace(plan, poison=poison)
+
+    # units
+
+    @contextlib.contextmanager
+    def begun(self, index: int) -> Iterator[None]:
+        """A unit runs in this process: where nobody comes to say that it ended, it was the end of the process."""
+        self._mark(index).touch()
         try:
             yield
         finally:
-            if handle is not None:
-                os.close(handle)
+            self._mark(index).unlink(missing_ok=True)
+
+    def was_begun(self, index: int) -> bool:
+        """Whether a process of this machine ended while it ran this unit."""
+        return self._mark(index).exists()
+
+    def _mark(self, index: int) -> Path:
+        return self.scratch / f"{unit_stem(index)}.begun"
+
+    def commit(self, result: UnitResult) -> None:
+        """Put the files of a unit into the work folder, then, last, its commit record."""
+        for name in _unit_files(result):
+            self.store.take(self.scratch / name, f"{WORK}/{name}")
+        record = msgspec.json.encode(result, order="deterministic")
+        self.store.write(f"{WORK}/{unit_stem(result.index)}.json", record)
+
+    def committed(self, plan: Plan) -> dict[int, UnitResult]:
+        """The commit records of `plan` whose files are all there, of the right size and content, by unit.
+
+        A run that was killed while it sealed has moved some files to their final names; they count as well.
+        """
+        results = self.results(plan)
+        moves = final_names(results) if len(results) == len(plan.units) else []
+        final = {source: target for source, target, _, _ in moves}
+        here = {f"{WORK}/{name}": size for name, size in self.store.sizes(WORK).items()} | self.store.sizes()
+        return {result.index: result for result in results if self._has_files(result, here, final)}
+
+    def results(self, plan: Plan) -> list[UnitResult]:
+        """The commit records of `plan` as they are written, in the order of the units."""
+        found = (self._read_commit(plan, unit.index) for unit in plan.units)
+        return [result for result in found if result is not None]
+
+    def _read_commit(self, plan: Plan, index: int) -> UnitResult | None:
+        data = self.store.read(f"{WORK}/{unit_stem(index)}.json")
+        try:
+            result = None if data is None else msgspec.json.decode(data, type=UnitResult)
+        except msgspec.DecodeError:
+            return None
+        return result if result is not None and result.fingerprint == plan.fingerprint else None
+
+    def _has_files(self, result: UnitResult, here: dict[str, int], final: dict[str, str]) -> bool:
+        for name, (size, sha256) in _unit_files(result).items():
+            places = (f"{WORK}/{name}", final.get(name, ""))
+            if not any(here.get(place) == size and self.store.sha256(place) in (sha256, None) for place in places):
+                return False
+        return True
+
+    # inputs that were decoded
+
+    def share_spool(self) -> None:
+        """Put decoded inputs where other machines find them; on a disk that machines share they lie there already."""
+        for path in sorted(self.scratch.glob("input-*")):
+            self.store.take(path, f"{WORK}/{path.name}")
+
+    def fetch_spool(self, plan: Plan, index: int) -> None:
+        """Get the decoded inputs that unit `index` needs, where another machine made them."""
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        for extent in plan.units[index].extents:
+            pattern = spool_path(self.scratch, plan.inputs[extent.input].item, "*").name
+            if any(self.scratch.glob(pattern)):
+                continue
+            for name in self.store.sizes(WORK):
+                if fnmatch.fnmatchcase(name, pattern):
+                    data = self.store.read(f"{WORK}/{name}")
+                    if data is not None:
+                        write_durably(self.scratch / name, data)
 
 
-def _lock(path: Path) -> int | None:
-    """Lock the folder itself (no lock file is left behind); None where the system cannot (Windows)."""
-    try:
-        import fcntl
-    except ImportError:
-        return None
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(handle)
-        raise OutputError(
-            describe(
-                "another run is working on this folder", where=str(path), fix="Wait for it, or choose another --out."
-            )
-        ) from error
-    return handle
+def _unit_files(result: UnitResult) -> dict[str, tuple[int, str]]:
+    """Size and sha256 of every file of a unit, by its name in the work folder."""
+    shards = {entry.name: (entry.bytes, entry.sha256) for split in SPLITS for entry in result.files[split]}
+    stem = unit_stem(result.index)
+    sidecars = {f"{stem}-{name}.jsonl": (entry.bytes, entry.sha256) for name, entry in result.sidecars.items()}
+    return shards | sidecars
+
+
+def final_names(results: Sequence[UnitResult]) -> list[Move]:
+    """Shards in the order of their units: `train-00000-of-00007.parquet`."""
+    moves: list[Move] = []
+    for split in SPLITS:
+        entries = [entry for result in results for entry in result.files[split]]
+        for place, entry in enumerate(entries):
+            name = f"{split}-{place:05d}-of-{len(entries):05d}.parquet"
+            moves.append((entry.name, name, split, msgspec.structs.replace(entry, name=name)))
+    return moves

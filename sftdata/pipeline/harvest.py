@@ -6,8 +6,11 @@ What lives here: growing arrays without Python objects per token, and the form o
 from __future__ import annotations
 
 import base64
+import contextlib
+import hashlib
 import json
 import os
+import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ import orjson
 
 from sftdata.records import IGNORE_INDEX, Finding, Int32Array, Int64Array, RawRecord
 from sftdata.rules import RULES
-from sftdata.shards import Rows
+from sftdata.shards import Rows, SidecarEntry
 
 __all__ = ["Harvest", "RejectFile", "first_error", "is_error"]
 
@@ -96,27 +99,37 @@ class RejectFile:
     """Rejected records, one JSON line each, whole: nothing that was read is lost."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.lines = 0
-        self._file = path.open("wb")
+        self._path = path
+        self._temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        self._file = self._temporary.open("wb")
         self._block: list[tuple[int, bytes]] = []
+        self._size, self._digest = 0, hashlib.sha256()
 
     def write(self, raw: RawRecord, source: str, findings: Sequence[Finding]) -> None:
         """Add one line; keys sorted, so that the same records give the same bytes."""
         self._block.append((raw.record_id, reject_line(raw, source, findings) + b"\n"))
-        self.lines += 1
 
     def end_block(self) -> None:
         """Write the block's lines by record id, whichever stage refused them."""
         for _, line in sorted(self._block, key=lambda pair: pair[0]):
             self._file.write(line)
+            self._digest.update(line)
+            self._size += len(line)
         self._block.clear()
 
-    def close(self) -> None:
-        """Flush to disk and close."""
+    def close(self) -> SidecarEntry:
+        """Flush to disk and give the file its name."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
+        self._temporary.replace(self._path)
+        return SidecarEntry(self._size, self._digest.hexdigest())
+
+    def discard(self) -> None:
+        """Close and remove what was not finished."""
+        with contextlib.suppress(OSError):  # a full disk fails here too; the error that led here is the one to be seen
+            self._file.close()
+        self._temporary.unlink(missing_ok=True)
 
 
 def reject_line(raw: RawRecord, source: str, findings: Sequence[Finding]) -> bytes:

@@ -69,6 +69,11 @@ class Unit(msgspec.Struct, frozen=True):
     """Decoded bytes."""
     extents: list[Extent]
 
+    @property
+    def record_ids(self) -> range:
+        """The ids of its records."""
+        return range(self.first_record, self.first_record + self.records)
+
 
 class Plan(msgspec.Struct, frozen=True):
     """Everything a worker needs to know; written to `OUT/.work/plan.json`."""
@@ -84,10 +89,12 @@ class Plan(msgspec.Struct, frozen=True):
     inputs: list[PlannedInput]
     units: list[Unit]
     records: int
-    poison: list[int] = []
-    """Record ids that killed a worker: rejected without being touched."""
+    poison: dict[int, str] = {}
+    """Records that killed a worker, and how it died: rejected without being touched."""
     engine: str = ""
     """The tokenizer engine that the whole run uses."""
+    fell_back: bool = False
+    """Whether the fast engine was found to differ on a text of this run, which was then begun again."""
 
 
 def unit_size(total: int) -> int:

@@ -6,22 +6,25 @@ for an unfinished one; a refusal for anything else). What must not: how a unit w
 
 from __future__ import annotations
 
+import contextlib
 import datetime
-import shutil
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 
 from sftdata.config import PrepareConfig, build_config
-from sftdata.errors import OutputError, describe
+from sftdata.errors import InputError, OutputError, SftdataError, describe
 from sftdata.pipeline.engines.local import run_units
-from sftdata.pipeline.folder import Folder, write_durably
+from sftdata.pipeline.folder import REPORT, Folder
 from sftdata.pipeline.plan import FORMAT_VERSION, Plan, fingerprint, read_inputs, versions
-from sftdata.pipeline.seal import Outcome, read_commit, seal
+from sftdata.pipeline.seal import Outcome, seal
 from sftdata.pipeline.serving import Serving, settle_serving
+from sftdata.pipeline.store import RESUME, WORK
 from sftdata.tokenizers import choose_engine
+from sftdata.tokenizers.engines import EngineMismatch
 
 __all__ = ["Progress", "make_plan", "prepare", "run_prepare"]
 
@@ -72,22 +75,48 @@ def run_prepare(config: PrepareConfig, progress: Progress | None = None, *, unit
     clock = config.clock or _planned_clock(folder, before, config) or _today()
     serving = settle_serving(config, clock)  # nothing is written before tokenizer, template and stops are settled
     with folder.locked():
+        folder.sweep()
         if config.fresh:
             folder.clear()
-            before = "empty"
-            folder.work.mkdir(parents=True)
         told.stage("reading inputs", None)
-        plan = make_plan(config, clock, serving, folder.work, unit_bytes=unit_bytes)
+        plan = make_plan(config, clock, serving, folder.scratch, unit_bytes=unit_bytes)
+        before = folder.state()  # a run may have ended since
         if before == "sealed":
-            return _already_sealed(folder, plan)
+            return _already_sealed(folder, plan, serving)
         if before == "planned":
-            plan = _resumed(folder, plan)
-        write_durably(folder.plan, msgspec.json.encode(plan, order="deterministic"))
-        todo = [unit.index for unit in plan.units if read_commit(folder.work, plan, unit.index) is None]
-        told.stage("preparing", sum(plan.units[index].records for index in todo))
-        run_units(plan, todo, folder.work, told.advance, (serving.files, serving.vocabulary))
-        told.stage("sealing", None)
-        return seal(plan, folder, serving)
+            plan = _resumed(folder, plan, serving)
+        with kept_for_resume(folder):
+            try:
+                return _run(plan, folder, serving, told)
+            except EngineMismatch as error:
+                told.stage(f"starting over with the reference tokenizer engine: {error}", None)
+                return _run(with_reference(plan, serving), folder, serving, told)
+
+
+def _run(plan: Plan, folder: Folder, serving: Serving, told: Progress) -> Outcome:
+    """Run the units that are not done, and seal."""
+    folder.write_plan(plan)
+    done = folder.committed(plan)
+    todo = [unit.index for unit in plan.units if unit.index not in done]
+    told.stage("preparing", sum(plan.units[index].records for index in todo))
+    run_units(plan, todo, folder, told.advance, (serving.files, serving.vocabulary))
+    told.stage("sealing", None)
+    return seal(plan, folder, serving, folder.results(plan))
+
+
+@contextlib.contextmanager
+def kept_for_resume(folder: Folder) -> Iterator[None]:
+    """Errors of a run under way say that what is done is kept. Raises them as OutputError or InputError."""
+    try:
+        yield
+    except SftdataError as error:
+        if not isinstance(error, InputError) or "--fresh" in str(error):
+            raise
+        raise InputError(f"{error} {RESUME}") from error
+    except OSError as error:
+        why = error.strerror or str(error)
+        where = error.filename or folder.address
+        raise OutputError(describe(why, where=str(where), fix=f"See to it. {RESUME}")) from error
 
 
 def make_plan(
@@ -96,31 +125,50 @@ def make_plan(
     """Read the inputs once and write down everything that decides the bytes of the dataset."""
     inputs, units = read_inputs(config.inputs, spool, size=unit_bytes)
     engine = choose_engine(serving.vocabulary, config.engine_tokenizer)
-    used = {**versions(), "engine": f"{engine.name} {engine.version}"}
-    tokenizer, template = serving.tokenizer_entry(), serving.template_entry(config, clock)
-    records = sum(one.records for one in inputs)
-    content = {
-        "format_version": FORMAT_VERSION,
-        "versions": used,
-        "config": config.content(),
-        "tokenizer": tokenizer,
-        "template": template,
-        "inputs": [(one.name, one.size, one.sha256, one.records) for one in inputs],
-        "units": [(unit.first_record, unit.records) for unit in units],
-    }
-    return Plan(
-        format_version=FORMAT_VERSION,
-        versions=used,
-        fingerprint=fingerprint(content),
-        config=config,
-        clock=clock,
-        tokenizer=tokenizer,
-        template=template,
-        inputs=inputs,
-        units=units,
-        records=records,
-        engine="fast" if engine.name != "tokenizers" else "reference",
+    return _fingerprinted(
+        Plan(
+            format_version=FORMAT_VERSION,
+            versions={**versions(), "engine": f"{engine.name} {engine.version}"},
+            fingerprint="",
+            config=anchored(config),
+            clock=clock,
+            tokenizer=serving.tokenizer_entry(),
+            template=serving.template_entry(config, clock),
+            inputs=inputs,
+            units=units,
+            records=sum(one.records for one in inputs),
+            engine="fast" if engine.name != "tokenizers" else "reference",
+        )
     )
+
+
+def with_reference(plan: Plan, serving: Serving) -> Plan:
+    """The same work, all of it with the reference engine, because the fast one was found to differ."""
+    engine = choose_engine(serving.vocabulary, "reference")
+    used = {**plan.versions, "engine": f"{engine.name} {engine.version}"}
+    return _fingerprinted(msgspec.structs.replace(plan, versions=used, engine="reference", fell_back=True))
+
+
+def _fingerprinted(plan: Plan) -> Plan:
+    content = {
+        "format_version": plan.format_version,
+        "versions": plan.versions,
+        "config": plan.config.content(),
+        "tokenizer": plan.tokenizer,
+        "template": plan.template,
+        "inputs": [(one.name, one.size, one.sha256, one.records) for one in plan.inputs],
+        "units": [(unit.first_record, unit.records) for unit in plan.units],
+    }
+    return msgspec.structs.replace(plan, fingerprint=fingerprint(content))
+
+
+def anchored(config: PrepareConfig) -> PrepareConfig:
+    """`config` with the addresses of local files made absolute: a unit may run in another working directory."""
+    found = {name: getattr(config, name) for name in ("template", "dataset_info", "drop")}
+    paths = {name: os.path.abspath(path) for name, path in found.items() if path is not None and os.path.isfile(path)}
+    if config.tokenizer != "builtin" and os.path.exists(config.tokenizer):
+        paths["tokenizer"] = os.path.abspath(config.tokenizer)
+    return msgspec.structs.replace(config, **paths)
 
 
 def _today() -> str:
@@ -132,31 +180,24 @@ def _planned_clock(folder: Folder, state: str, config: PrepareConfig) -> str | N
     if config.fresh:
         return None
     if state == "planned":
-        return _read_plan(folder).clock
+        return folder.read_plan().clock
     if state == "sealed":
         from sftdata.shards import read_manifest
 
-        return str(read_manifest(folder.path).template["clock"])
+        return str(read_manifest(folder.address).template["clock"])
     return None
 
 
-def _read_plan(folder: Folder) -> Plan:
-    try:
-        return msgspec.json.decode(folder.plan.read_bytes(), type=Plan)
-    except (OSError, msgspec.DecodeError) as error:
-        raise OutputError(
-            describe("the plan of the unfinished run cannot be read", where=str(folder.plan), fix="Use --fresh.")
-        ) from error
-
-
-def _resumed(folder: Folder, plan: Plan) -> Plan:
+def _resumed(folder: Folder, plan: Plan, serving: Serving) -> Plan:
     """The plan to go on with; raises OutputError, saying what changed, where it is not the one in the folder."""
-    old = _read_plan(folder)
+    old = folder.read_plan()
+    if old.fell_back:
+        plan = with_reference(plan, serving)
     if old.fingerprint != plan.fingerprint:
         raise OutputError(
             describe(
                 f"the folder holds an unfinished run of something else: {_changes(old, plan)} changed",
-                where=str(folder.path),
+                where=folder.address,
                 fix="Run the same command as before to resume it, choose another --out, or --fresh.",
             )
         )
@@ -176,26 +217,28 @@ def _changes(old: Plan, new: Plan) -> str:
     return ", ".join(dict.fromkeys(changed)) or "the division of work"
 
 
-def _already_sealed(folder: Folder, plan: Plan) -> Outcome:
+def _already_sealed(folder: Folder, plan: Plan, serving: Serving) -> Outcome:
     from sftdata.shards import read_manifest
 
-    manifest = read_manifest(folder.path)
+    manifest = read_manifest(folder.address)
+    if manifest.tokenizer.get("engine", {}).get("fell_back"):
+        plan = with_reference(plan, serving)
     if manifest.fingerprint != plan.fingerprint:
         raise OutputError(
             describe(
                 "the folder holds a dataset made from other inputs, options, tokenizer, template or version",
-                where=str(folder.path),
+                where=folder.address,
                 fix="Choose another --out, or --fresh to replace it.",
             )
         )
-    shutil.rmtree(folder.work, ignore_errors=True)
-    return Outcome(True, str(folder.path), _sealed_report(folder), unchanged=True)
+    folder.store.remove(WORK)
+    return Outcome(True, folder.address, _sealed_report(folder), unchanged=True)
 
 
 def _sealed_report(folder: Folder) -> dict[str, Any]:
     """The report that stands beside the manifest; empty where somebody removed it."""
     try:
-        report: dict[str, Any] = msgspec.json.decode((folder.path / "report.json").read_bytes())
-    except (OSError, msgspec.DecodeError):
+        report: dict[str, Any] = msgspec.json.decode(folder.store.read(REPORT) or b"{}")
+    except msgspec.DecodeError:
         return {}
     return report

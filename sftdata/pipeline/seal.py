@@ -1,32 +1,31 @@
-"""Commit units, and seal a run: all commit records there, files at their names, the manifest last.
+"""Seal a run: all commit records there, files at their names, the manifest last.
 
     .work/unit-*.parquet ─rename─► train-00000-of-000NN.parquet ... ─► card, report ─► manifest.json
 
-What lives here: commit records and the steps of sealing, each of which may be repeated after a crash. What must not:
-the work of a unit.
+What lives here: the steps of sealing, each of which may be repeated after a crash. What must not: the work of a unit.
 """
 
 from __future__ import annotations
 
 import hashlib
-import shutil
+import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from sftdata.errors import OutputError, describe
-from sftdata.pipeline.folder import CARD, Folder, sync_folder, write_durably
+from sftdata.pipeline.folder import CARD, MANIFEST, REPORT, Folder, Move, final_names
 from sftdata.pipeline.ledger import Ledger, add_counts
 from sftdata.pipeline.plan import FORMAT_VERSION, Plan
 from sftdata.pipeline.serving import Serving
-from sftdata.pipeline.unit import SPLITS, UnitResult, unit_stem
+from sftdata.pipeline.store import RESUME, WORK
+from sftdata.pipeline.unit import SIDECARS, SPLITS, UnitResult, unit_stem
 from sftdata.report.card import dataset_card
 from sftdata.report.json import run_report
-from sftdata.shards import FileEntry, Manifest, SidecarEntry, dump_manifest
+from sftdata.shards import Manifest, SidecarEntry, dump_manifest
 
-__all__ = ["Outcome", "commit", "read_commit", "seal"]
+__all__ = ["Outcome", "seal"]
 
 
 class Outcome(msgspec.Struct):
@@ -40,60 +39,50 @@ class Outcome(msgspec.Struct):
     """The folder already held this very dataset and was left alone."""
 
 
-def commit(work: Path, result: UnitResult) -> None:
-    """Write the commit record of a unit; its files are there and durable."""
-    sync_folder(work)
-    write_durably(work / f"{unit_stem(result.index)}.json", msgspec.json.encode(result, order="deterministic"))
+def seal(plan: Plan, folder: Folder, serving: Serving, results: Sequence[UnitResult]) -> Outcome:
+    """Make a dataset of the units' verified results, in their order, or say why there is none.
 
-
-def read_commit(work: Path, plan: Plan, index: int) -> UnitResult | None:
-    """The commit record of unit `index`; None where there is none of this plan, or a file of it is gone."""
-    path = work / f"{unit_stem(index)}.json"
-    try:
-        result = msgspec.json.decode(path.read_bytes(), type=UnitResult)
-    except (OSError, msgspec.DecodeError):
-        return None
-    return result if result.fingerprint == plan.fingerprint else None
-
-
-def seal(plan: Plan, folder: Folder, serving: Serving) -> Outcome:
-    """Make a dataset of the finished units, or say why there is none."""
-    results = []
-    for unit in plan.units:
-        result = read_commit(folder.work, plan, unit.index)
-        if result is None:
-            raise OutputError(describe(f"unit {unit.index} is not done", where=str(folder.path), fix="Run it again."))
-        results.append(result)
+    Raises OutputError where a unit is missing or the ledger does not close.
+    """
+    missing = [unit.index for unit in plan.units if unit.index not in {result.index for result in results}]
+    if missing:
+        raise OutputError(
+            describe(
+                f"{len(missing)} of {len(plan.units)} units are not done, the first is {missing[0]}",
+                where=folder.address,
+                fix=f"Run them: sftdata unit run {folder.address} --index {missing[0]}, or the same prepare command.",
+            )
+        )
     ledger = Ledger.total(result.ledger for result in results)
     if not ledger.closes() or ledger.read != plan.records:
         raise OutputError(
             describe(
                 f"SFT014: the ledger does not close: {plan.records} records planned, {ledger.read} read, "
                 f"{ledger.written} written, {ledger.rejected} rejected",
-                where=str(folder.path),
+                where=folder.address,
                 fix="This is a defect of sftdata: please report it with the plan and the input.",
             )
         )
-    sidecars = {f"{name}.jsonl": _concatenate(results, folder, name) for name in ("rejected", "partial")}
+    sidecars = {f"{name}.jsonl": _concatenate(results, folder, name) for name in SIDECARS}
     if not sidecars["partial.jsonl"].bytes:
-        (folder.path / "partial.jsonl").unlink()
+        folder.store.remove("partial.jsonl")
         del sidecars["partial.jsonl"]
     reason = _refusal(plan, ledger)
-    moves = [] if reason else _final_names(results)
+    moves = [] if reason else final_names(results)
     facts = _facts(plan, results, serving, moves)
-    report = run_report(plan, facts, ledger, status="refused" if reason else "sealed", reason=reason, out=folder.path)
+    report = run_report(
+        plan, facts, ledger, status="refused" if reason else "sealed", reason=reason, out=folder.address
+    )
     if reason:
-        write_durably(folder.path / "report.json", _pretty(report))
-        return Outcome(False, str(folder.path), report)
-    for source, target, _, _ in moves:
-        _move(folder.work / source, folder.path / target)
-    sync_folder(folder.path)
+        folder.store.write(REPORT, _pretty(report))
+        return Outcome(False, folder.address, report)
+    _move(moves, folder)
     manifest = _manifest(plan, ledger, serving, facts, moves, sidecars)
-    write_durably(folder.path / CARD, dataset_card(manifest).encode())
-    write_durably(folder.path / "report.json", _pretty(report))
-    write_durably(folder.manifest, dump_manifest(manifest))
-    shutil.rmtree(folder.work, ignore_errors=True)
-    return Outcome(True, str(folder.path), report)
+    folder.store.write(CARD, dataset_card(manifest).encode())
+    folder.store.write(REPORT, _pretty(report))
+    folder.store.write(MANIFEST, dump_manifest(manifest))
+    folder.store.remove(WORK)
+    return Outcome(True, folder.address, report)
 
 
 def _refusal(plan: Plan, ledger: Ledger) -> str:
@@ -109,49 +98,34 @@ def _refusal(plan: Plan, ledger: Ledger) -> str:
     return ""
 
 
-Move = tuple[str, str, str, FileEntry]
-"""(name in .work, final name, split, entry under its final name)."""
-
-
-def _final_names(results: Sequence[UnitResult]) -> list[Move]:
-    """Shards in the order of their units: `train-00000-of-00007.parquet`."""
-    moves: list[Move] = []
-    for split in SPLITS:
-        entries = [entry for result in results for entry in result.files[split]]
-        for place, entry in enumerate(entries):
-            name = f"{split}-{place:05d}-of-{len(entries):05d}.parquet"
-            moves.append((entry.name, name, split, msgspec.structs.replace(entry, name=name)))
-    return moves
-
-
-def _move(source: Path, target: Path) -> None:
-    """Rename, unless an earlier try at sealing has done it."""
-    if source.exists():
-        source.replace(target)
-    elif not target.exists():
-        raise OutputError(describe("a finished shard is gone", where=str(source), fix="Start over with --fresh."))
+def _move(moves: Sequence[Move], folder: Folder) -> None:
+    """Give shards their final names, unless an earlier try at sealing has done it."""
+    here, there = folder.store.sizes(WORK), folder.store.sizes()
+    for source, target, _, entry in moves:
+        if source in here:
+            folder.store.move(f"{WORK}/{source}", target)
+        elif there.get(target) != entry.bytes:
+            raise OutputError(
+                describe("a finished shard is gone", where=f"{folder.address}/{WORK}/{source}", fix=RESUME)
+            )
 
 
 def _concatenate(results: Sequence[UnitResult], folder: Folder, name: str) -> SidecarEntry:
     """Join the units' reject files, checked against their commit records."""
-    target = folder.path / f"{name}.jsonl"
-    temporary = folder.work / f"{name}.jsonl"
     whole, size = hashlib.sha256(), 0
+    temporary = folder.scratch / f".{name}.jsonl.tmp"
     with temporary.open("wb") as out:
         for result in results:
-            data = (folder.work / f"{unit_stem(result.index)}-{name}.jsonl").read_bytes()
-            if hashlib.sha256(data).hexdigest() != result.sha256[name]:
-                raise OutputError(
-                    describe(
-                        f"the {name} records of unit {result.index} changed on disk",
-                        where=str(folder.work),
-                        fix="Start over with --fresh.",
-                    )
-                )
+            part = f"{WORK}/{unit_stem(result.index)}-{name}.jsonl"
+            data = folder.store.read(part)
+            if data is None or hashlib.sha256(data).hexdigest() != result.sidecars[name].sha256:
+                raise OutputError(describe("a unit's file changed", where=f"{folder.address}/{part}", fix=RESUME))
             out.write(data)
             whole.update(data)
             size += len(data)
-    temporary.replace(target)
+        out.flush()
+        os.fsync(out.fileno())
+    folder.store.take(temporary, f"{name}.jsonl")
     return SidecarEntry(size, whole.hexdigest())
 
 
@@ -167,9 +141,25 @@ def _facts(plan: Plan, results: Sequence[UnitResult], serving: Serving, moves: S
         for _, finding in one.findings:
             add_counts(facts["rules"], {finding["code"]: 1})
     facts["largest_id"] = max(result.largest_id for result in results)
-    facts["notes"] = serving.notes
+    facts["notes"] = [*serving.notes, *_engine_notes(plan)]
     facts["tokens"] = {split: sum(entry.tokens for _, _, one, entry in moves if one == split) for split in SPLITS}
     return facts
+
+
+def _engine_notes(plan: Plan) -> list[str]:
+    if not plan.fell_back:
+        return []
+    return [
+        "SFT421: the fast tokenizer engine gave other ids for a text of this run; the reference did all of it again."
+    ]
+
+
+def _engine(plan: Plan, stats: dict[str, int]) -> dict[str, Any]:
+    """What encoded, and how far it was held to the reference."""
+    name, version = plan.versions["engine"].rsplit(" ", 1)
+    sample = plan.config.engine_sample if plan.engine == "fast" else 0.0
+    compared = stats.get("engine_compared", 0)
+    return {"name": name, "version": version, "sample": sample, "compared": compared, "fell_back": plan.fell_back}
 
 
 def _manifest(
@@ -188,9 +178,13 @@ def _manifest(
         inputs=[
             {"address": one.name, "size": one.size, "sha256": one.sha256, "records": one.records} for one in plan.inputs
         ],
-        tokenizer={**serving.tokenizer_entry(), "largest_id": facts["largest_id"]},
+        tokenizer={
+            **serving.tokenizer_entry(),
+            "largest_id": facts["largest_id"],
+            "engine": _engine(plan, facts["stats"]),
+        },
         template=serving.template_entry(plan.config, plan.clock),
-        config=plan.config.content(),
+        config={**plan.config.content(), **({"poison": sorted(plan.poison)} if plan.poison else {})},
         ledger=ledger.as_manifest(),
     )
 

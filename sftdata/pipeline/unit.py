@@ -8,8 +8,8 @@ the loop as a rejection with its findings; nothing is logged and forgotten. Runn
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -23,12 +23,13 @@ from sftdata.pipeline.ledger import Ledger, add_counts
 from sftdata.pipeline.plan import Plan, Unit
 from sftdata.pipeline.workshop import Workshop
 from sftdata.records import Conversation, DocFlag, Finding, Int32Array, Int64Array, RawRecord, Rejection, TextExample
-from sftdata.shards import FileEntry, ShardWriter
+from sftdata.shards import FileEntry, ShardWriter, SidecarEntry
 from sftdata.tokenizers import EncodedExamples
 
-__all__ = ["SPLITS", "UnitResult", "run_unit", "unit_stem"]
+__all__ = ["SIDECARS", "SPLITS", "UnitResult", "run_unit", "try_records", "unit_stem"]
 
 SPLITS = ("train", "eval")
+SIDECARS = ("rejected", "partial")
 _TOKENS_AT_ONCE = 1 << 20
 
 
@@ -42,10 +43,8 @@ class UnitResult(msgspec.Struct):
     """Findings by code, all severities."""
     files: dict[str, list[FileEntry]]
     """Shard files by split, under their names in `.work`."""
-    lines: dict[str, int]
-    """Lines of the unit's `rejected` and `partial` files."""
-    sha256: dict[str, str]
-    """Of those files."""
+    sidecars: dict[str, SidecarEntry]
+    """The unit's `rejected` and `partial` files."""
     stats: dict[str, int]
     """Counters by name: straddles, tokens cut, repeated by unrolling, ..."""
     formats: dict[str, int]
@@ -82,9 +81,45 @@ def run_unit(plan: Plan, index: int, workshop: Workshop, work: Path, progress: C
 
     `progress` is called with the number of records of every finished block.
     """
-    unit = plan.units[index]
-    run = _UnitRun(plan, unit, workshop, work)
-    for extent in unit.extents:
+    run = _UnitRun(plan, plan.units[index], workshop, work)
+    try:
+        for block in _blocks(plan, index, work):
+            run.take(block)
+            progress(len(block))
+        return run.finish()
+    except BaseException:
+        run.discard()
+        raise
+
+
+def try_records(
+    plan: Plan, index: int, workshop: Workshop, work: Path, *, first: int, touch: Callable[[int], None]
+) -> dict[int, str]:
+    """Take the block that holds record `first` one record at a time, for a unit on which a worker died.
+
+    `touch` is called with the id of every record before anything is done with it. Returns the records that an
+    exception came out of, and which; one that ends the process is the last that was touched. Writes nothing.
+    """
+    failed: dict[int, str] = {}
+    with tempfile.TemporaryDirectory(dir=work) as scratch:
+        run = _UnitRun(plan, plan.units[index], workshop, Path(scratch))
+        for block in _blocks(plan, index, work):
+            if block[-1].record_id < first:
+                continue
+            for raw in block:
+                touch(raw.record_id)
+                try:
+                    run.take([raw])
+                except Exception as error:  # noqa: BLE001 - which record does it is the question
+                    failed[raw.record_id] = type(error).__name__
+            break
+        run.discard()
+    return failed
+
+
+def _blocks(plan: Plan, index: int, spool: Path) -> Iterator[list[RawRecord]]:
+    """The records of a unit in lists of about 1 MiB; none of them is empty."""
+    for extent in plan.units[index].extents:
         item = plan.inputs[extent.input].item
         blocks = sources.read(
             item,
@@ -92,12 +127,9 @@ def run_unit(plan: Plan, index: int, workshop: Workshop, work: Path, progress: C
             extent.stop,
             first_record=extent.first_record,
             first_line=extent.first_line,
-            spool=work,
+            spool=spool,
         )
-        for block in blocks:
-            run.take(block)
-            progress(len(block))
-    return run.finish()
+        yield from filter(None, blocks)
 
 
 class _UnitRun:
@@ -116,7 +148,7 @@ class _UnitRun:
         stem = unit_stem(unit.index)
         self.rejected = RejectFile(work / f"{stem}-rejected.jsonl")
         self.partial = RejectFile(work / f"{stem}-partial.jsonl")
-        self.poison = frozenset(plan.poison)
+        self.poison = plan.poison
 
     def take(self, block: list[RawRecord]) -> None:
         """Take one block of records all the way to documents."""
@@ -133,7 +165,8 @@ class _UnitRun:
 
     def _normalised(self, raw: RawRecord) -> Conversation | None:
         if raw.record_id in self.poison:
-            self._reject(raw, (*raw.findings, Finding("SFT018", "a worker died while it worked on this record")))
+            told = f"a worker died while it worked on this record ({self.poison[raw.record_id]})"
+            self._reject(raw, (*raw.findings, Finding("SFT018", told)))
             return None
         if raw.findings and any(map(is_error, raw.findings)):
             self._reject(raw, raw.findings)
@@ -166,6 +199,10 @@ class _UnitRun:
         """Encode examples, hold them to the maximum length, settle every record, and gather what is left."""
         if not pending:
             return
+        sampled = [one for one in pending if self.shop.is_sampled(one.raw.record_id)]
+        if sampled:
+            self.shop.compare([examples[one.first + n].text for one in sampled for n in range(one.count)])
+            self._bump("engine_compared", len(sampled))
         encoded = self.shop.encoder.encode(examples)
         again: list[TextExample] = []
         shortened: list[Pending] = []
@@ -269,10 +306,14 @@ class _UnitRun:
                 flags[chosen],
             )
 
+    def discard(self) -> None:
+        """Remove what is under way."""
+        self.rejected.discard()
+        self.partial.discard()
+
     def finish(self) -> UnitResult:
         """Pack and write what was gathered, close the files, and say what there is."""
-        self.rejected.close()
-        self.partial.close()
+        sidecars = {"rejected": self.rejected.close(), "partial": self.partial.close()}
         files, bins = {}, {}
         histogram: dict[str, int] = {}
         for split in SPLITS:
@@ -280,19 +321,13 @@ class _UnitRun:
             files[split], bins[split] = self._write(split, harvest)
             powers, counts = np.unique(np.ceil(np.log2(np.maximum(harvest.lengths, 1))), return_counts=True)
             add_counts(histogram, {str(1 << int(p)): int(c) for p, c in zip(powers, counts, strict=True)})
-        lines = {"rejected": self.rejected.lines, "partial": self.partial.lines}
-        digests = {
-            name: hashlib.sha256(file.path.read_bytes()).hexdigest()
-            for name, file in (("rejected", self.rejected), ("partial", self.partial))
-        }
         return UnitResult(
             index=self.unit.index,
             fingerprint=self.plan.fingerprint,
             ledger=self.ledger,
             rules=dict(sorted(self.rules.items())),
             files=files,
-            lines=lines,
-            sha256=digests,
+            sidecars=sidecars,
             stats=dict(sorted(self.stats.items())),
             formats=dict(sorted(self.formats.items())),
             unrolled=dict(sorted(self.unrolled.items())),

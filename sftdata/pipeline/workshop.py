@@ -43,10 +43,20 @@ class Workshop:
         self._options = options_by_input(plan, config)
         share = 0.0 if config.eval is None else eval_share(config.eval, records=plan.records)
         self._threshold = int(share * (1 << 64))
+        self._engine = engine
+        self._compared = 0 if plan.engine == "reference" else int(config.engine_sample * (1 << 32))
 
     def format_options(self, address: str) -> FormatOptions:
         """How to read the records of this input."""
         return self._options[address]
+
+    def is_sampled(self, record_id: int) -> bool:
+        """Whether the texts of a record are encoded by both engines: the same records however the work is divided."""
+        return record_id * 2654435761 & 0xFFFFFFFF < self._compared
+
+    def compare(self, texts: list[str]) -> None:
+        """Encode `texts` by both engines; raises EngineMismatch at the first difference."""
+        self._engine.compare(texts)
 
     def is_held_out(self, conversation: Conversation) -> bool:
         """Whether a record goes to `eval`: by hash of what it says, so that exact duplicates fall on one side."""

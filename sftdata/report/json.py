@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import datetime
 import platform
-from pathlib import Path
 from typing import Any, Protocol
 
 from sftdata.rules import RULES
@@ -23,7 +22,7 @@ class _Ledger(Protocol):
 
 
 def run_report(
-    plan: Any, facts: dict[str, Any], ledger: _Ledger, *, status: str, reason: str, out: Path
+    plan: Any, facts: dict[str, Any], ledger: _Ledger, *, status: str, reason: str, out: str
 ) -> dict[str, Any]:
     """The report of a run. Times, host and full addresses stand here and nowhere else in a dataset."""
     capacity = plan.config.max_length
@@ -45,7 +44,7 @@ def run_report(
         "fingerprint": plan.fingerprint,
         "made": datetime.datetime.now(tz=datetime.timezone.utc).isoformat(timespec="seconds"),
         "host": platform.node(),
-        "out": str(out.resolve()),
+        "out": out,
         "tokenizer": plan.config.tokenizer,
         "engine": plan.versions["engine"],
         "inputs": [

@@ -51,6 +51,10 @@ class Engine(Protocol):
         """Decode every id list to text, special tokens included."""
         ...
 
+    def compare(self, texts: Sequence[str]) -> None:
+        """Hold this engine to the reference on `texts`; raises EngineMismatch where it differs."""
+        ...
+
 
 class ReferenceEngine:
     """The `tokenizers` library, single-threaded: work is spread over processes."""
@@ -94,6 +98,9 @@ class ReferenceEngine:
         decoded: list[str] = self._native.decode_batch([list(ids) for ids in batches], skip_special_tokens=False)
         return decoded
 
+    def compare(self, texts: Sequence[str]) -> None:
+        """It is the reference."""
+
 
 class FastEngine:
     """`fastokens`, for what it can encode; everything else is asked of the reference."""
@@ -121,6 +128,9 @@ class FastEngine:
 
     def decode(self, batches: Sequence[Sequence[int]]) -> list[str]:
         return self._reference.decode(batches)
+
+    def compare(self, texts: Sequence[str]) -> None:
+        _compare(self, self._reference, texts)
 
 
 _SELF_TEST = (

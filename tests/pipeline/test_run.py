@@ -108,8 +108,8 @@ def test_an_interrupted_run_is_resumed_to_the_same_bytes(tmp_path: Path, monkeyp
     class Interrupted(Exception):
         pass
 
-    def stop_at_third(plan: Any, todo: Any, work: Path, advance: Any, loaded: Any) -> None:
-        run_units(plan, list(todo)[:2], work, advance)
+    def stop_at_third(plan: Any, todo: Any, folder: Any, advance: Any, loaded: Any) -> None:
+        run_units(plan, list(todo)[:2], folder, advance)
         raise Interrupted
 
     monkeypatch.setattr(run_module, "run_units", stop_at_third)
@@ -121,9 +121,9 @@ def test_an_interrupted_run_is_resumed_to_the_same_bytes(tmp_path: Path, monkeyp
     done: list[int] = []
     original = run_units
 
-    def spy(plan: Any, todo: Any, work: Path, advance: Any, loaded: Any) -> None:
+    def spy(plan: Any, todo: Any, folder: Any, advance: Any, loaded: Any) -> None:
         done.extend(todo)
-        original(plan, todo, work, advance, loaded)
+        original(plan, todo, folder, advance, loaded)
 
     monkeypatch.setattr(run_module, "run_units", spy)
     go(parts, tmp_path / "killed", unit_bytes=1)

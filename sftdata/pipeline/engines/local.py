@@ -1,20 +1,21 @@
 """The local engine: units in this process, or in a pool of them.
 
-What lives here: scheduling. What must not: what a unit is.
+What lives here: which of the two. What must not: what a unit is.
+
+With one worker a unit runs in this very process, which starts in no time and needs no second copy of the tokenizer. If
+the process dies of it, the next run finds the unit begun and not committed, and gives it to a pool of one, where the
+record that does it can be found.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from pathlib import Path
 
+from sftdata.pipeline.engines.pool import Pool, blameless
+from sftdata.pipeline.folder import Folder
 from sftdata.pipeline.plan import Plan
-from sftdata.pipeline.seal import commit
 from sftdata.pipeline.unit import run_unit
-from sftdata.pipeline.workshop import Workshop, open_workshop
+from sftdata.pipeline.workshop import open_workshop
 from sftdata.tokenizers import TokenizerFiles, Vocabulary
 
 __all__ = ["run_units"]
@@ -23,7 +24,7 @@ __all__ = ["run_units"]
 def run_units(
     plan: Plan,
     todo: Sequence[int],
-    work: Path,
+    folder: Folder,
     advance: Callable[[int], None],
     loaded: tuple[TokenizerFiles, Vocabulary] | None = None,
 ) -> None:
@@ -31,42 +32,42 @@ def run_units(
 
     `loaded` is the planner's tokenizer, which workers need not load again.
     """
-    if plan.config.workers == 1 or len(todo) < 2:
-        if todo:
-            workshop = open_workshop(plan, loaded)
-            for index in todo:
-                commit(work, run_unit(plan, index, workshop, work, advance))
+    if not todo:
         return
-    context = multiprocessing.get_context("spawn")
-    workers = min(plan.config.workers, len(todo))
-    os.environ.setdefault("RAYON_NUM_THREADS", "1")  # one thread a process: processes are the parallelism
-    with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(plan, str(work), loaded)) as pool:
-        running: dict[Future[int], int] = {}
-        queue = list(todo)
-        while queue or running:
-            while queue and len(running) < 2 * workers:
-                index = queue.pop(0)
-                running[pool.submit(_work, index)] = index
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                index = running.pop(future)
-                advance(future.result() and plan.units[index].records)
+    if plan.config.workers > 1 and not folder.store.one_process:
+        Pool(plan, folder, plan.config.workers, loaded).run(todo, advance)
+        return
+    watched = [] if folder.store.one_process else [index for index in todo if folder.was_begun(index)]
+    watched += _run_here(plan, [index for index in todo if index not in watched], folder, advance, loaded)
+    if watched:
+        Pool(plan, folder, 1, loaded).run(watched, advance)
 
 
-_state: tuple[Plan, Workshop, Path] | None = None
+def _run_here(
+    plan: Plan,
+    todo: Sequence[int],
+    folder: Folder,
+    advance: Callable[[int], None],
+    loaded: tuple[TokenizerFiles, Vocabulary] | None,
+) -> list[int]:
+    """Run units in this process; returns those that an exception came out of, which a pool can look into."""
+    failed: list[int] = []
+    workshop = open_workshop(plan, loaded) if todo else None
+    for index in todo:
+        assert workshop is not None
+        done = 0
 
+        def tell(count: int) -> None:
+            nonlocal done
+            done += count
+            advance(count)
 
-def _begin(plan: Plan, work: str, loaded: tuple[TokenizerFiles, Vocabulary] | None) -> None:
-    global _state  # noqa: PLW0603 - a pool worker has no other place to keep what it set up once
-    _state = (plan, open_workshop(plan, loaded), Path(work))
-
-
-def _unheard(records: int) -> None:
-    """A pool worker reports whole units only."""
-
-
-def _work(index: int) -> int:
-    assert _state is not None
-    plan, workshop, work = _state
-    commit(work, run_unit(plan, index, workshop, work, _unheard))
-    return 1
+        try:
+            with folder.begun(index):
+                folder.commit(run_unit(plan, index, workshop, folder.scratch, tell))
+        except Exception as error:
+            if blameless(error) or folder.store.one_process:
+                raise
+            advance(-done)
+            failed.append(index)
+    return failed
