@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from packs import VOCAB, tiny
 from transformers import Gemma2Config, Gemma2ForCausalLM, GemmaConfig, GemmaForCausalLM, PreTrainedModel
 
 from sftdata_torch.attention import register_attention
+from tests.torch.packs import VOCAB, tiny
 
 FAMILIES = ("llama", "qwen2", "gemma", "gemma2")
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from models import FAMILIES, causal
-from packs import row
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from sftdata.errors import ConfigError
 from sftdata_torch.collate import PackedCollator
 from sftdata_torch.head import LossModel, assert_head_is_whole, head_of
+from tests.torch.models import FAMILIES, causal
+from tests.torch.packs import row
 
 BATCH = PackedCollator()([row([7, 5, 9], seed=3), row([6], seed=4)])
 INPUTS = {name: value for name, value in BATCH.items() if name not in ("labels", "target_idx", "num_target_tokens")}

@@ -10,8 +10,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import FAMILIES, causal
-from packs import row, rows
 from torch.nn.functional import cross_entropy
 
 from sftdata.errors import ConfigError
@@ -20,6 +18,8 @@ from sftdata_torch.collate import PackedCollator
 from sftdata_torch.head import LossModel
 from sftdata_torch.optim import learning_rate, make_optimizer, set_learning_rate
 from sftdata_torch.step import NonFiniteError, train_step
+from tests.torch.models import FAMILIES, causal
+from tests.torch.packs import row, rows
 
 CPU = torch.device("cpu")
 MODELS = {family: LossModel(causal(family).double()) for family in FAMILIES}
