@@ -1,1 +1,1 @@
-"""Whole-dataset questions: statistics, duplicates, leakage, splits."""
+"""What only shows when all records are looked at together: statistics, duplicates, leakage, splits (polars)."""
