@@ -23,6 +23,7 @@ from sftdata.pipeline.plan import FORMAT_VERSION, Plan, fingerprint, read_inputs
 from sftdata.pipeline.seal import Outcome, seal
 from sftdata.pipeline.serving import Serving, settle_serving
 from sftdata.pipeline.store import RESUME, WORK
+from sftdata.sources import resolve
 from sftdata.tokenizers import choose_engine
 from sftdata.tokenizers.engines import EngineMismatch
 
@@ -73,7 +74,9 @@ def run_prepare(config: PrepareConfig, progress: Progress | None = None, *, unit
             describe("the output folder is not empty", where=config.out, fix="Choose another --out, or --fresh.")
         )
     clock = config.clock or _planned_clock(folder, before, config) or _today()
-    serving = settle_serving(config, clock)  # nothing is written before tokenizer, template and stops are settled
+    # nothing is written before tokenizer, template, stops and the names of the inputs are settled
+    serving = settle_serving(config, clock)
+    resolve(config.inputs)
     with folder.locked():
         folder.sweep()
         if config.fresh:

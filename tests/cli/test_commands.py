@@ -1,0 +1,172 @@
+"""The commands as people use them: exit codes, messages that name the fix, output that a pipe can read."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sftdata_cli.main import main
+
+DEMO = Path(__file__).resolve().parents[2] / "examples" / "data"
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Call the command line with arguments; exit code, standard output, standard error."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["sftdata", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return call
+
+
+def prepared(run: Run, out: Path, *more: object) -> tuple[int, str, str]:
+    options = ("--tokenizer", "builtin", "--template", "chatml", "--max-length", 512, "--clock", "2026-01-01", "-q")
+    return run("prepare", DEMO / "messages.jsonl", *options, "--out", out, *more)
+
+
+def test_prepare_verify_and_inspect_go_together(run: Run, tmp_path: Path) -> None:
+    code, out, _ = prepared(run, tmp_path / "out")
+    assert code == 0
+    assert "sealed" in out
+    code, out, _ = run("verify", tmp_path / "out")
+    assert (code, out.split(":")[0]) == (0, "sound")
+    code, out, _ = run("inspect", tmp_path / "out", "--bin", 0)
+    assert code == 0
+    assert "[[" in out
+    assert "messages.jsonl" in out
+
+
+def test_prepare_prints_the_whole_report_as_json(run: Run, tmp_path: Path) -> None:
+    code, out, _ = prepared(run, tmp_path / "out", "--format", "json")
+    assert code == 0
+    assert json.loads(out)["ledger"] == json.loads((tmp_path / "out" / "report.json").read_bytes())["ledger"]
+
+
+def test_data_below_the_bar_is_exit_code_1(run: Run, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"messages": []}\nnot json\n', encoding="utf-8")
+    options = ("--tokenizer", "builtin", "--template", "chatml", "--max-length", 64, "--out", tmp_path / "out", "-q")
+    code, out, _ = run("prepare", bad, *options)
+    assert code == 1
+    assert "not sealed" in out
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("prepare", "x.jsonl", "--tokenizer", "builtin", "--out", "o"), "--max-length"),
+        (("prepare", "x.jsonl", "--max-length", "64", "--out", "o"), "--tokenizer"),
+        (("prepare", "nowhere.jsonl", "--tokenizer", "builtin", "--max-length", "64", "--out", "o"), "nowhere.jsonl"),
+        (
+            ("prepare", "x.jsonl", "--tokenizer", "no/such/thing", "--max-length", "64", "--out", "o"),
+            "no such tokenizer",
+        ),
+        (("prepar",), "did you mean prepare?"),
+        (("verify",), "DATASET"),
+        (("inspect", "x.jsonl"), "--record"),
+        (("template", "show", "chatlm"), "did you mean chatml?"),
+    ],
+)
+def test_a_usage_error_is_exit_code_2_and_names_the_fix(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(*arguments)
+    assert code == 2
+    assert says in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_key_of_the_yaml_names_the_nearest(run: Run, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("tokenizer: builtin\nmax-lenght: 64\n", encoding="utf-8")
+    code, _, err = run("prepare", DEMO / "messages.jsonl", "--config", recipe, "--out", tmp_path / "out")
+    assert code == 2
+    assert "did you mean max_length?" in err
+
+
+def test_yaml_and_flags_say_the_same_and_flags_win(run: Run, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "tokenizer: builtin\ntemplate: chatml\nmax-length: 64\nclock: 2026-01-01\nseed: 3\n", encoding="utf-8"
+    )
+    arguments = ("prepare", DEMO / "messages.jsonl", "--config", recipe, "--max-length", 512, "-q")
+    assert run(*arguments, "--out", tmp_path / "a")[0] == 0
+    assert prepared(run, tmp_path / "b", "--seed", 3)[0] == 0
+    assert (tmp_path / "a" / "manifest.json").read_bytes() == (tmp_path / "b" / "manifest.json").read_bytes()
+
+
+def test_verify_of_what_is_no_dataset_is_not_sound(run: Run, tmp_path: Path) -> None:
+    code, out, err = run("verify", tmp_path)
+    assert code == 1
+    assert "SFT807" in out + err
+
+
+def test_verify_against_another_tokenizer_says_so(run: Run, tmp_path: Path, bare: Path) -> None:
+    prepared(run, tmp_path / "out")
+    assert run("verify", tmp_path / "out", "--against", "builtin")[0] == 0
+    code, out, _ = run("verify", tmp_path / "out", "--against", bare)
+    assert code == 1
+    assert "SFT803" in out
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    """The carried tokenizer without its config: other named tokens, so another tokenizer."""
+    import sftdata
+
+    carried = Path(sftdata.__file__).parent / "tokenizers" / "builtin" / "tokenizer.json"
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(carried.read_bytes())
+    return path
+
+
+def test_inspect_shows_a_record_its_tokens_and_its_raw_form(run: Run) -> None:
+    options = ("--tokenizer", "builtin", "--template", "chatml")
+    code, out, _ = run("inspect", DEMO / "messages.jsonl", "--record", 0, *options, "--tokens", "--raw")
+    assert code == 0
+    assert '"messages"' in out
+    assert "trained" in out
+    code, _, err = run("inspect", DEMO / "messages.jsonl", "--record", 10_000, *options)
+    assert code == 2
+    assert "there is no record" in err
+
+
+def test_a_refused_record_is_inspected_with_its_reasons(run: Run) -> None:
+    code, out, _ = run(
+        "inspect", DEMO / "broken.jsonl", "--record", 0, "--tokenizer", "builtin", "--template", "chatml"
+    )
+    assert code == 1
+    assert "SFT" in out
+
+
+def test_control_characters_of_the_data_never_reach_the_terminal(run: Run, tmp_path: Path) -> None:
+    record = {
+        "messages": [{"role": "user", "content": "\x1b[31mred\u202e"}, {"role": "assistant", "content": "\x07ok"}]
+    }
+    path = tmp_path / "in.jsonl"
+    path.write_text(json.dumps(record) + "\n", encoding="utf-8")
+    options = ("--tokenizer", "builtin", "--template", "chatml")
+    for more in ((), ("--tokens",), ("--raw",)):
+        _, out, _ = run("inspect", path, "--record", 0, *options, *more)
+        assert not set(out) & {"\x1b", "\x07", "\u202e"}
+
+
+def test_lists_are_machine_readable(run: Run) -> None:
+    code, out, _ = run("template", "list", "--format", "json")
+    assert code == 0
+    assert {"chatml", "plain", "qwen3"} <= {one["name"] for one in json.loads(out)}
+    code, out, _ = run("formats", "--format", "json")
+    assert {one["name"] for one in json.loads(out)} == {"alpaca", "sharegpt", "messages", "prompt-completion", "text"}
+    assert "im_start" in run("template", "show", "chatml")[1]
