@@ -63,8 +63,7 @@ FILES = sorted([*(f"train-{n:05d}-of-00002.parquet" for n in (0, 1)), "eval-0000
 def test_a_flipped_bit_is_noticed(sealed: Path, name: str, place: float) -> None:
     data = (sealed / name).read_bytes()
     bit = int(place * len(data) * 8)
-    # The magic at a file's head says nothing about any row: the reader may not look at it.
-    must_be_noticed(sealed, name, flipped(data, bit), by_reader=name == "manifest.json" or bit >= 32)
+    must_be_noticed(sealed, name, flipped(data, bit), by_reader=True)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -73,7 +72,7 @@ def test_a_flipped_bit_is_noticed_in_every_region(sealed: Path, name: str) -> No
     data = (sealed / name).read_bytes()
     edges = [*range(0, 48, 3), *range((len(data) - 9) * 8, len(data) * 8, 3)]
     for bit in (*edges, *range(48, len(data) * 8, 8 * (len(data) // 40) + 1)):
-        must_be_noticed(sealed, name, flipped(data, bit), by_reader=name == "manifest.json" or bit >= 32)
+        must_be_noticed(sealed, name, flipped(data, bit), by_reader=True)
 
 
 @pytest.mark.parametrize("name", ["rejected.jsonl", "partial.jsonl"])
