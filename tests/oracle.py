@@ -308,20 +308,34 @@ class Judge:
         )
         if at is not None:
             return after[: at[0] - at[1]]
-        role = "tool" if messages[turn].get("tool_calls") else "user"
-        following = messages[turn + 1 : turn + 2] or [{"role": role, "content": SENTINEL}]
-        try:
-            longer = self.text([*messages[: turn + 1], *following], tools, prompt=False)
-        except Unservable:
-            longer = ""
-        if longer.startswith(full[:body_end]):
-            rest = longer[body_end:]
-            for stop in sorted(self.stops, key=len, reverse=True):
-                if rest.lstrip().startswith(stop):
-                    return rest[: len(rest) - len(rest.lstrip())] + stop
+        if any(token in after for token in self._special):
+            return None
+        header = self.next_header(messages, tools, turn, after)
+        for stop in sorted(self.stops, key=len, reverse=True):
+            if header.lstrip().startswith(stop):
+                return after.rstrip() + header[: len(header) - len(header.lstrip())] + stop
         if self._append_eos and "eos_token" in self.named:
             return after.rstrip() + self.named["eos_token"]
         return None
+
+    def next_header(self, messages: list[dict[str, Any]], tools: Any, turn: int, after: str) -> str:
+        """What the next turn puts behind `after`, the rest of a turn; empty where the template does not go on so."""
+        message = messages[turn]
+        calls = message.get("tool_calls")
+        nothing: Any = [{"type": "text", "text": "next"}] if isinstance(message.get("content"), list) else "next"
+        following = messages[turn + 1 : turn + 2] or [{"role": "tool" if calls else "user", "content": nothing}]
+        if calls:
+            renamed = {**calls[-1], "function": {**calls[-1]["function"], "name": SENTINEL}}
+            message = {**message, "tool_calls": [*calls[:-1], renamed]}
+        else:
+            said: Any = [{"type": "text", "text": SENTINEL}] if isinstance(message["content"], list) else SENTINEL
+            message = {**message, "content": said}
+        try:
+            longer = self.text([*messages[:turn], message, *following], tools, prompt=False)
+        except Unservable:
+            return ""
+        rest = longer.rpartition(SENTINEL)[2] if SENTINEL in longer else ""
+        return rest[len(after.rstrip()) :] if rest.startswith(after.rstrip()) else ""
 
     # -- the verdict
 

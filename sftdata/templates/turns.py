@@ -177,9 +177,7 @@ class TurnReader:
 
     def _with_call(self, chat: Chat, turn: int, place: int) -> str:
         """F with the sentinel for the name of one call."""
-        calls = list(chat.messages[turn]["tool_calls"])
-        calls[place] = {**calls[place], "function": {**calls[place]["function"], "name": _SENTINEL}}
-        return self._with_message(chat, turn, {**chat.messages[turn], "tool_calls": calls})
+        return self._with_message(chat, turn, _calling(chat.messages[turn], place))
 
     def _with_message(self, chat: Chat, turn: int, message: dict[str, Any]) -> str:
         messages = [*chat.messages[:turn], message]
@@ -235,7 +233,7 @@ class TurnReader:
             if info.foreign is None:
                 return through
             self.irregular = True
-            following = self._followed(rendered, end, chat, turn, message) or ""
+            following = self._followed(chat, turn) or ""
             if following.startswith(through):
                 return through
             shared = common_prefix(through, following)
@@ -244,21 +242,20 @@ class TurnReader:
                 return through
             return _not_a_stop(token or info.foreign)
         self.irregular = True
-        return self._stop_of_next_turn(rendered, end, chat, turn, message, info)
+        return self._stop_of_next_turn(behind, chat, turn, info)
 
-    def _stop_of_next_turn(
-        self, rendered: str, end: int, chat: Chat, turn: int, message: Message, info: StopInfo
-    ) -> str | Finding:
+    def _stop_of_next_turn(self, behind: str, chat: Chat, turn: int, info: StopInfo) -> str | Finding:
         """The stop of a reply that nothing of its own closes: what the next turn's header opens with, or eos."""
-        following = self._followed(rendered, end, chat, turn, message) or ""
-        bare = following.lstrip()
+        following = self._followed(chat, turn) or ""
+        own = behind.rstrip()
+        bare = following[len(own) :].lstrip() if following.startswith(own) else ""
         stop = next((one for one in self._options.stop_tokens if bare.startswith(one)), None)
         if stop is not None:
             return following[: len(following) - len(bare)] + stop
-        if self._options.append_eos and self._options.eos_token:
-            return rendered[end:].rstrip() + self._options.eos_token
         if info.foreign is not None:
             return _not_a_stop(info.foreign)
+        if self._options.append_eos and self._options.eos_token:
+            return behind.rstrip() + self._options.eos_token
         what = "the template prints nothing after the reply that ends the turn"
         opening = self._special.match(bare)
         if opening is None:
@@ -279,22 +276,28 @@ class TurnReader:
             self._stops[key] = info
         return info
 
-    def _followed(self, rendered: str, end: int, chat: Chat, turn: int, message: Message) -> str | None:
-        """What stands behind the content when another turn follows; None where the template does not go on so."""
+    def _followed(self, chat: Chat, turn: int) -> str | None:
+        """What stands behind the content, or the last call's name, when another turn follows.
+
+        A sentinel stands in its place, as the template may rewrite the turn once it is no longer the last. None where
+        the template does not go on so.
+        """
+        message = chat.messages[turn]
+        calls = message.get("tool_calls")
         following = chat.messages[turn + 1 : turn + 2]
         if not following:
-            content = as_content(_SENTINEL, chat.variant)
-            following = [{"role": "tool" if message.tool_calls else "user", "content": content}]
+            following = [{"role": "tool" if calls else "user", "content": as_content(_SENTINEL[::-1], chat.variant)}]
+        marked = _calling(message, -1) if calls else {**message, "content": as_content(_SENTINEL, chat.variant)}
         try:
             longer = self.template.render(
-                [*chat.messages[: turn + 1], *following],
+                [*chat.messages[:turn], marked, *following],
                 tools=chat.tools,
                 add_generation_prompt=False,
                 **self._kwargs,
             )
         except TemplateError:
             return None
-        return longer[end:] if longer.startswith(rendered[:end]) else None
+        return longer.rpartition(_SENTINEL)[2] if _SENTINEL in longer else None
 
     def reasoning_tags(self) -> tuple[tuple[str, str], ...]:
         """The pair that the template itself writes around reasoning, then the well-known ones."""
@@ -318,6 +321,13 @@ class TurnReader:
         opening = _TAG_AT_END.search(text[:first])
         closing = _TAG_AT_START.match(text[first + len(thought) : second])
         return (opening[1], closing[1]) if opening and closing else None
+
+
+def _calling(message: dict[str, Any], place: int) -> dict[str, Any]:
+    """The message with the sentinel for the name of one call."""
+    calls = list(message["tool_calls"])
+    calls[place] = {**calls[place], "function": {**calls[place]["function"], "name": _SENTINEL}}
+    return {**message, "tool_calls": calls}
 
 
 def _not_a_stop(token: str) -> Finding:

@@ -236,9 +236,14 @@ class Product(NamedTuple):
 class Bench:
     """One template with one tokenizer, ready to be asked."""
 
-    def __init__(self, source: str, base: NativeTokenizer, *, template_arg: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, source: str, base: NativeTokenizer, *, template_arg: dict[str, Any] | None = None, also: str = ""
+    ) -> None:
+        """`also`: another template whose tokens the tokenizer shall have too."""
         self.source = source
         self.native = with_tokens_of(base, source)
+        if also:
+            self.native = with_tokens_of(self.native, also)
         self.named = {"bos_token": BOS, "eos_token": EOS}
         self.kwargs = template_arg or {}
         with tempfile.TemporaryDirectory() as folder:
@@ -443,16 +448,11 @@ def _unstopped(judge: Judge, conversation: Conversation) -> bool:
                 _, end = judge._frame(messages, tools, at, full)
                 if end is None:
                     continue
-                role = "tool" if one.get("tool_calls") else "user"
-                following = messages[at + 1 : at + 2] or [{"role": role, "content": "next"}]
-                try:
-                    longer = judge.text([*messages[: at + 1], *following], tools, prompt=False)
-                except Unservable:
-                    longer = full
+                header = judge.next_header(messages, tools, at, full[end:])
             except Unservable:
                 continue
             special = tuple(judge._special)
-            if not any(token in full[end:] for token in special) and not longer[end:].lstrip().startswith(special):
+            if not any(token in full[end:] for token in special) and not header.lstrip().startswith(special):
                 return True
     return False
 
