@@ -1,0 +1,44 @@
+"""`make bench`: every measurement of this folder, one after another, each with its own command line.
+
+    python -m benchmarks.run [--quick]
+
+Figures differ between machines and hours; the ratios of one run are what counts. `docs/benchmarks.md` states numbers
+that came from here, with the machine and the date.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+
+__all__ = ["main"]
+
+_FULL = (
+    ("prepare, one turn", ("benchmarks.prepare", "--records", "500000", "--runs", "5")),
+    ("prepare, sixteen turns", ("benchmarks.prepare", "--records", "20000", "--turns", "16", "--runs", "5")),
+    ("prepare, sixty-four turns", ("benchmarks.prepare", "--records", "5000", "--turns", "64", "--runs", "3")),
+    ("prepare beside TRL", ("benchmarks.peers", "--records", "50000", "--runs", "3")),
+    ("packing", ("benchmarks.packing",)),
+    ("loader", ("benchmarks.loader",)),
+)
+_QUICK = (
+    ("prepare, one turn", ("benchmarks.prepare", "--records", "50000", "--runs", "1")),
+    ("packing", ("benchmarks.packing", "--runs", "1")),
+)
+
+
+def main() -> None:
+    """Run all, or a quick few; a measurement that fails fails the run."""
+    names = ("tokenizers", "fastokens", "pyarrow", "numpy", "jinja2", "trl", "transformers", "torch")
+    used = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+    print(f"Python {platform.python_version()}, {os.cpu_count()} cores, {platform.machine()}; {used}\n", flush=True)
+    for title, (module, *arguments) in _QUICK if "--quick" in sys.argv[1:] else _FULL:
+        print(f"== {title}: python -m {module} {' '.join(arguments)}", flush=True)
+        subprocess.run([sys.executable, "-m", module, *arguments], check=True)
+
+
+if __name__ == "__main__":
+    main()
