@@ -25,6 +25,7 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 _SIGNATURE = re.compile(r'([\[{])[ \t\r\n]*("[^"\\]*(?:\\.[^"\\]*)*"[ \t\r\n]*:)?', re.DOTALL)
 _MARK = "\xef\xbb\xbf"
 _OVERLAP = 1024
+_NUMBER = 8  # a number cut by a window may go on in the next: `1` of `1e+5`
 
 
 def list_elements(windows: Iterator[bytes], container: Container) -> Iterator[Spooled]:
@@ -32,19 +33,20 @@ def list_elements(windows: Iterator[bytes], container: Container) -> Iterator[Sp
     text = _Text(windows, container, r",[ \t\r\n]*(?=%s)", follows=",]{[")
     text.skip_mark()
     text.advance(text.at + 1)  # the bracket that told a list
-    separated = True
+    before = "["
     while (character := text.next_character()) not in ("", "]"):
         if character == ",":
-            if separated:
+            if before != "element":
                 container.add(text.line, "SFT001", "a comma without an element before it")
-            separated = True
             text.advance(text.at + 1)
-            continue
-        if not separated:
-            container.add(text.line, "SFT001", "no comma between two elements")
-        yield text.element()
-        separated = False
+        else:
+            if before == "element":
+                container.add(text.line, "SFT001", "no comma between two elements")
+            yield text.element()
+        before = character if character == "," else "element"
     if character:
+        if before == ",":
+            container.add(text.line, "SFT001", "a comma without an element behind it")
         text.advance(text.at + 1)
         if text.next_character():
             container.add(text.line, "SFT001", "there is text behind the end of the list")
@@ -140,7 +142,7 @@ class _Text:
             else:
                 match = _SPACE.match(self._text, end)
                 behind = self._text[match.end() : match.end() + 1] if match else ""
-                if behind or self._ended:
+                if self._ended or (behind and len(self._text) > end + _NUMBER):
                     sound = not self._follows or behind in self._follows
                     return self._whole(end) if sound else self._broken()
             self._more()

@@ -15,7 +15,7 @@ import msgspec
 
 from sftdata.errors import ConfigError, InputError, describe
 from sftdata.records import Finding
-from sftdata.sources.arrow_values import RowReader
+from sftdata.sources.arrow_values import rows_of
 from sftdata.sources.items import Input, Scan
 from sftdata.sources.spool import SpoolWriter, durable, spool_path
 
@@ -99,11 +99,9 @@ def _one_split(loaded: Any, item: Input) -> Any:
 def _rows(dataset: Any) -> Iterator[tuple[int, bytes, Finding | None]]:
     """Row number, JSON text and finding of every row."""
     line = 0
-    reader: RowReader | None = None
     for table in dataset.with_format("arrow").iter(batch_size=_BATCH):
-        reader = reader or RowReader(table.schema)
         for batch in table.combine_chunks().to_batches():
-            for value, raw, findings in reader.read(batch):
+            for value, raw, findings in rows_of(batch):
                 line += 1
                 text = raw or b"" if value is None else msgspec.json.encode(value)
                 yield line, text, findings[0] if findings else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 import orjson
@@ -27,6 +27,9 @@ MAX_DEPTH = 253
 
 _DIGITS = bytes.maketrans(b"123456789", b"000000000")
 _LONG_NUMBER = b"0" * 19
+_LONG_INTEGER = re.compile(rb"(?<![^\s:,\[])-?[0-9]{19,}(?![0-9.eE])")
+"""An integer that may need more than 64 bits, which orjson would round; now and then digits inside a string."""
+_SEPARATOR = b"\0"  # stands in no JSON text
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _BRACKETS = re.compile(rb"[\[\]{}]")
 
@@ -36,33 +39,29 @@ def parse_all(lines: Sequence[bytes]) -> tuple[list[Any], dict[int, tuple[Findin
 
     `parse_all([b'{"a": 1}', b'{"a": NaN}'])` is `([{"a": 1}, None], {1: (Finding("SFT008", ...),)})`.
     """
+    given, suspects = lines, set[int]()
     try:
         values = list(map(orjson.loads, lines))
-        if _sound(b"\n".join(lines), values):
-            return values, {}
-    except (ValueError, TypeError):  # of loads, and of dumps where something is nested too deeply
-        pass
-    values = []
+    except ValueError:
+        values = []
+        for index, line in enumerate(lines):
+            try:
+                values.append(orjson.loads(line))
+            except ValueError:
+                values.append(None)
+                suspects.add(index)
+    if suspects:
+        lines = [b"null" if index in suspects else line for index, line in enumerate(lines)]
+    text = _SEPARATOR.join(lines)
+    if not _keys_kept(text, values):
+        suspects.update(index for index, line in enumerate(lines) if not _keys_kept(line, [values[index]]))
+    suspects.update(index for index in _with_long_numbers(text) if _LONG_INTEGER.search(lines[index]))
     found: dict[int, tuple[Finding, ...]] = {}
-    for index, line in enumerate(lines):
-        value, findings = parse(line)
-        values.append(value)
+    for index in sorted(suspects):
+        values[index], findings = _parse_slowly(given[index])
         if findings:
             found[index] = findings
     return values, found
-
-
-def _sound(text: bytes, values: Any) -> bool:
-    """Whether `values` certainly hold all that `text` says.
-
-    orjson keeps the last of two equal keys and rounds integers beyond 64 bits. A lost key shows in the number of
-    quotes: written again, a value has as many as its text, plus one for every quote spelled \\u0022.
-    """
-    return (
-        b"\\u0022" not in text
-        and text.count(b'"') == orjson.dumps(values).count(b'"')
-        and text.translate(_DIGITS).find(_LONG_NUMBER) < 0
-    )
 
 
 def parse(line: bytes) -> Parsed:
@@ -70,16 +69,40 @@ def parse(line: bytes) -> Parsed:
 
     A byte order mark before it is taken off with a warning.
     """
+    values, found = parse_all([line])
+    return values[0], found.get(0, ())
+
+
+def _keys_kept(text: bytes, values: list[Any]) -> bool:
+    """Whether no object in `text` certainly has a key twice; `values` are those of its lines.
+
+    orjson keeps the last of two equal keys. That shows in the number of quotes: written again, values have as many as
+    their text had, plus one for every quote spelled \\u0022. Not true either where something is nested too deeply to
+    be written.
+    """
     try:
-        value = orjson.loads(line)
-        if _sound(line, [value]):
-            return value, ()
-    except (ValueError, TypeError):
-        pass
-    if line.startswith(BOM):
-        value, findings = parse(line[len(BOM) :])
-        return value, (Finding("SFT003", "the text begins with a byte order mark, which was taken off"), *findings)
-    return _parse_exactly(line)
+        return b"\\u0022" not in text and text.count(b'"') == orjson.dumps(values).count(b'"')
+    except TypeError:
+        return False
+
+
+def _with_long_numbers(text: bytes) -> Iterator[int]:
+    """Which of the separated lines of `text` have 19 digits in a row."""
+    plain = text.translate(_DIGITS)
+    line, begin = 0, 0
+    while (at := plain.find(_LONG_NUMBER, begin)) >= 0:
+        line += plain.count(_SEPARATOR, begin, at)
+        yield line
+        begin = plain.find(_SEPARATOR, at)
+        if begin < 0:
+            return
+
+
+def _parse_slowly(line: bytes) -> Parsed:
+    if not line.startswith(BOM):
+        return _parse_exactly(line)
+    value, findings = parse(line[len(BOM) :])
+    return value, (Finding("SFT003", "the text begins with a byte order mark, which was taken off"), *findings)
 
 
 def _parse_exactly(line: bytes) -> Parsed:

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from sftdata.errors import InputError, describe
 from sftdata.records import Finding, RawRecord
-from sftdata.sources.arrow_values import Row, RowReader
+from sftdata.sources.arrow_values import Row, rows_of
 from sftdata.sources.items import BLOCK, MAX_CHUNKS, Chunk, Input, Scan, halved
 from sftdata.sources.opening import Hashed, filesystem, is_remote, windows
 from sftdata.sources.spool import spool_path
@@ -181,9 +181,16 @@ def cut(location: str, item: Input) -> tuple[list[Chunk], list[tuple[int, Findin
 
 
 def _refuse_same_names(schema: pa.Schema, item: Input) -> None:
-    twice = next((name for name in schema.names if schema.names.count(name) > 1), None)
-    if twice is not None:
-        raise InputError(describe(f"has two columns {twice!r}", where=item.address, fix="Rename one of them."))
+    """Raise InputError where two columns, or two keys of a struct, have one name: a record could hold only one."""
+    kinds: list[Any] = [pa.struct(list(schema))]
+    while kinds:
+        kind = kinds.pop()
+        fields = [kind.field(index) for index in range(kind.num_fields)]
+        names = [field.name for field in fields]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None and pa.types.is_struct(kind):
+            raise InputError(describe(f"has two columns {twice!r}", where=item.address, fix="Rename one of them."))
+        kinds += [field.type for field in fields]
 
 
 def read(
@@ -192,11 +199,10 @@ def read(
     """The records between two positions, lists of about 1 MiB; a row that cannot be decoded is SFT015 by itself."""
     (first, skipped), (last, until) = divmod(start, _SPAN), divmod(stop, _SPAN)
     with _open(location, item) as table:
-        reader = RowReader(table.schema)
         for segment in table.segments(first):
             begin = skipped if segment.index == first else 0
             end = until if segment.index == last else segment.rows
-            for parsed in _segment_rows(segment, begin, end, reader):
+            for parsed in _segment_rows(segment, begin, end):
                 yield [
                     RawRecord(first_record + index, item.address, first_line + index, value, raw, findings)
                     for index, (value, raw, findings) in enumerate(parsed)
@@ -207,12 +213,12 @@ def read(
                 break
 
 
-def _segment_rows(segment: _Segment, begin: int, end: int, reader: RowReader) -> Iterator[list[Row]]:
+def _segment_rows(segment: _Segment, begin: int, end: int) -> Iterator[list[Row]]:
     """The rows `[begin, end)` of a segment; from where it cannot be decoded, one finding a row."""
     at = begin
     try:
         for piece in _between(segment.batches(), begin, end, segment.step):
-            yield reader.read(piece)
+            yield rows_of(piece)
             at += piece.num_rows
     except _ERRORS as error:
         finding = Finding("SFT015", f"the row cannot be decoded: {error}")

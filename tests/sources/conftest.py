@@ -19,7 +19,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plain, "_WINDOW", 7)
     monkeypatch.setattr(compression, "BLOCK", 7)
     monkeypatch.setattr(streams, "HEAD", 200)
-    monkeypatch.setitem(opening.windows.__kwdefaults__, "size", 7)
+    monkeypatch.setattr(opening.windows, "__kwdefaults__", {"size": 7})
 
 
 @pytest.fixture

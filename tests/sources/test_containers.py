@@ -9,6 +9,7 @@ import lzma
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -16,7 +17,7 @@ import zstandard
 from tests.sources.reading import ReadWhole, codes
 
 _CHANCE = random.Random(5)
-VALUES = [{"n": index, "text": _CHANCE.randbytes(20).hex()} for index in range(12_000)]
+VALUES: list[dict[str, Any]] = [{"n": index, "text": _CHANCE.randbytes(20).hex()} for index in range(12_000)]
 LINES = [json.dumps(value).encode() for value in VALUES]
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     ".gz": gzip.compress,
@@ -87,7 +88,7 @@ def test_a_list_cut_off_inside_an_element_is_told_once(tmp_path: Path, read_whol
 
 
 def test_csv_cut_off_inside_a_row_is_told_once(tmp_path: Path, read_whole: ReadWhole) -> None:
-    rows = b"".join(b'%d,"%s"\r\n' % (value["n"], str(value["text"]).encode()) for value in VALUES)
+    rows = b"".join(b'%d,"%s"\r\n' % (value["n"], value["text"].encode()) for value in VALUES)
     whole = gzip.compress(b"n,text\r\n" + rows)
     path = tmp_path / "a.csv.gz"
     path.write_bytes(whole[: len(whole) // 2])

@@ -11,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sftdata import sources
+from sftdata.records import RawRecord
 from sftdata.sources.items import Chunk, halved
 from sftdata.sources.lines import BOM, blocks, cut_lines
 from tests.sources.reading import read_stretch
 from tests.sources.test_broken_lines import BROKEN, SOUND
 
+_LAW = settings(deadline=None, max_examples=60)
 _LINES = st.one_of(
     st.sampled_from([line for line, _ in (*BROKEN.values(), *SOUND.values()) if len(line) < 1000]),
     st.sampled_from([b"", b" ", b"\t\r", BOM, BOM + b'{"a": 1}', BOM[:2], BOM[:1], BOM + b" ", b"\x0b", b"\x00"]),
@@ -45,6 +47,7 @@ def _records(content: bytes) -> list[tuple[int, bytes]]:
     return [(number, line) for number, line in numbered if line.removeprefix(BOM).strip()]
 
 
+@_LAW
 @given(content=_FILES, seed=st.integers(0, 1 << 16), target=st.integers(1, 80))
 def test_chunks_hold_all_records_whatever_the_windows(content: bytes, seed: int, target: int) -> None:
     chunks = cut_lines(_windows(content, seed), target)
@@ -56,6 +59,7 @@ def test_chunks_hold_all_records_whatever_the_windows(content: bytes, seed: int,
     assert sum(chunk.records for chunk in chunks) == len(_records(content))
 
 
+@_LAW
 @given(content=_FILES, seed=st.integers(0, 1 << 16))
 def test_blocks_hold_all_lines_whatever_the_windows(content: bytes, seed: int) -> None:
     assert b"".join(block.text for block in blocks(_windows(content, seed))) == content
@@ -63,7 +67,7 @@ def test_blocks_hold_all_lines_whatever_the_windows(content: bytes, seed: int) -
         assert block.ended == block.text.endswith(b"\n")
 
 
-@settings(max_examples=60, deadline=None)
+@_LAW
 @given(content=_FILES, seed=st.integers(0, 1 << 16), target=st.integers(1, 80))
 def test_reading_in_stretches_is_reading_whole(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, seed: int, target: int
@@ -78,7 +82,7 @@ def test_reading_in_stretches_is_reading_whole(
         (number, index) for index, (number, _) in enumerate(_records(content))
     ]
     chance = random.Random(seed)
-    pieces = []
+    pieces: list[RawRecord] = []
     while chunks:
         count = chance.randint(1, len(chunks))
         pieces += read_stretch(item, chunks[:count], len(pieces), folder)
@@ -86,6 +90,7 @@ def test_reading_in_stretches_is_reading_whole(
     assert pieces == whole
 
 
+@_LAW
 @given(st.lists(st.integers(1, 9), max_size=9))
 def test_halving_merges_neighbours_and_loses_nothing(records: list[int]) -> None:
     chunks = [Chunk(index, index + 1, 1 + sum(records[:index]), count, count) for index, count in enumerate(records)]
