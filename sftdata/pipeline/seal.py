@@ -132,7 +132,7 @@ def _concatenate(results: Sequence[UnitResult], folder: Folder, name: str) -> Si
 def _facts(plan: Plan, results: Sequence[UnitResult], serving: Serving, moves: Sequence[Move]) -> dict[str, Any]:
     """What the units found, added up."""
     facts: dict[str, Any] = {
-        name: {} for name in ("rules", "stats", "formats", "unrolled", "breaks", "lengths", "bins")
+        name: {} for name in ("rules", "stats", "formats", "unrolled", "breaks", "lengths", "bins", "measures")
     }
     for result in results:
         for name, total in facts.items():

@@ -77,5 +77,6 @@ def run_report(
         },
         "lengths": dict(sorted(facts["lengths"].items(), key=lambda pair: int(pair[0]))),
         "stats": dict(sorted(facts["stats"].items())),
+        "measures": facts["measures"],
         "notes": facts["notes"],
     }
