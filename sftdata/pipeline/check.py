@@ -1,0 +1,282 @@
+"""Check inputs: the stages over all records with nothing written, then what only shows over all of them.
+
+    plan ─► examine every unit ─► duplicates, conflicts, shares ─► findings with places, one verdict
+
+What lives here: the order of these steps, in a temporary folder. What must not: rules, outputs, the verdict's policy
+(`verdict`).
+"""
+
+from __future__ import annotations
+
+import datetime
+import multiprocessing
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from sftdata import formats
+from sftdata.config import PrepareConfig
+from sftdata.pipeline.examine import DOCUMENTS, RECORDS, Bench, Examined, Found, Wishes, open_bench
+from sftdata.pipeline.ledger import Ledger, add_counts
+from sftdata.pipeline.plan import FORMAT_VERSION, Plan, fingerprint, read_inputs, versions
+from sftdata.pipeline.run import Progress, Silent, make_plan
+from sftdata.pipeline.serving import Serving, settle_serving
+from sftdata.pipeline.stages import blocks_of
+from sftdata.pipeline.workshop import open_workshop
+from sftdata.quality.keys import keys_of, said
+from sftdata.quality.near import Signatures
+from sftdata.records import Conversation
+from sftdata.report.json import run_report
+
+__all__ = ["Checked", "check"]
+
+_NO_LIMIT = 1 << 24
+_ASKED = frozenset({"user"})
+
+
+class Checked:
+    """What a check found. A context manager: its findings lie in a temporary folder until it is closed."""
+
+    def __init__(self, work: Path) -> None:
+        self.work = work
+        self.report: dict[str, Any] = {}
+        self.plan: Plan | None = None
+        self.serving: Serving | None = None
+        self.examined: list[Examined] = []
+        self.later: list[Found] = []
+        """Findings about the dataset."""
+        self.skipped: dict[str, str] = {}
+        """Families and rules that were not looked for, and why."""
+
+    def __enter__(self) -> Checked:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    def findings(self) -> Iterator[Found]:
+        """All findings in the order of the records, those about the whole dataset last. Reads them from disk."""
+        later = sorted(
+            (one for one in self.later if one.record_id is not None), key=lambda one: (one.record_id, one.code)
+        )
+        place = 0
+        for unit in self.examined:
+            with (self.work / f"found-{unit.index:05d}.jsonl").open("rb") as file:
+                for line in file:
+                    found = msgspec.json.decode(line, type=Found)
+                    while place < len(later) and (later[place].record_id or 0) < (found.record_id or 0):
+                        yield later[place]
+                        place += 1
+                    yield found
+        yield from later[place:]
+        yield from (one for one in self.later if one.record_id is None)
+
+    def records(self) -> npt.NDArray[np.void]:
+        """One row a readable record (`RECORDS`)."""
+        return self._joined("records", RECORDS)
+
+    def documents(self) -> npt.NDArray[np.void]:
+        """One row a document (`DOCUMENTS`)."""
+        return self._joined("documents", DOCUMENTS)
+
+    def _joined(self, name: str, dtype: np.dtype[np.void]) -> npt.NDArray[np.void]:
+        parts = [np.load(self.work / f"{name}-{one.index:05d}.npy") for one in self.examined]
+        return np.concatenate(parts) if parts else np.zeros(0, dtype)
+
+
+def check(
+    config: PrepareConfig,
+    *,
+    sample: int | None = None,
+    near_duplicates: bool = False,
+    eval_inputs: tuple[str, ...] = (),
+    repair: bool = False,
+    progress: Progress | None = None,
+    unit_bytes: int | None = None,
+) -> Checked:
+    """Take every record of the inputs through all stages and look at what it says.
+
+    `config.tokenizer` may be empty: then the rules about templates, tokens, masks and lengths are skipped, and said to
+    be. Use the result in a `with` statement. Raises ConfigError and InputError as `prepare` does.
+    """
+    told = progress or Silent()
+    checked = Checked(Path(tempfile.mkdtemp(prefix="sftdata-check-")))
+    try:
+        clock = config.clock or datetime.datetime.now(tz=datetime.timezone.utc).date().isoformat()
+        serving = settle_serving(config, clock) if config.tokenizer else None
+        told.stage("reading inputs", None)
+        plan = _plan(config, clock, serving, checked.work, unit_bytes)
+        items = _eval_items(eval_inputs, config) if eval_inputs else []
+        wishes = Wishes(
+            sample=1.0 if sample is None else min(1.0, sample / max(plan.records, 1)),
+            near_duplicates=near_duplicates,
+            eval_texts=tuple(said(one, _ASKED) or said(one) for one in items),
+            eval_keys=tuple(keys_of(one).content for one in items),
+            repair=repair,
+        )
+        checked.plan, checked.serving = plan, serving
+        told.stage("checking", plan.records)
+        checked.examined = _examine_all(plan, wishes, checked.work, told.advance, serving)
+        told.stage("comparing records", None)
+        _settle(checked, wishes)
+    except BaseException:
+        shutil.rmtree(checked.work, ignore_errors=True)
+        raise
+    return checked
+
+
+def _plan(config: PrepareConfig, clock: str, serving: Serving | None, work: Path, unit_bytes: int | None) -> Plan:
+    if serving is not None:
+        return make_plan(config, clock, serving, work, unit_bytes=unit_bytes)
+    inputs, units = read_inputs(config.inputs, work, size=unit_bytes)
+    return Plan(
+        format_version=FORMAT_VERSION,
+        versions={**versions(), "engine": "none"},
+        fingerprint=fingerprint([(one.name, one.sha256) for one in inputs]),
+        config=config,
+        clock=clock,
+        tokenizer={},
+        template={},
+        inputs=inputs,
+        units=units,
+        records=sum(one.records for one in inputs),
+        engine="reference",
+    )
+
+
+def _eval_items(addresses: tuple[str, ...], config: PrepareConfig) -> list[Conversation]:
+    """The readable records of the eval set, in any format."""
+    items: list[Conversation] = []
+    with tempfile.TemporaryDirectory(prefix="sftdata-") as spool:
+        options = msgspec.structs.replace(config, inputs=addresses, input_format="auto", tokenizer="")
+        plan = _plan(options, "2000-01-01", None, Path(spool), None)
+        for unit in plan.units:
+            for block in blocks_of(plan, unit.index, Path(spool)):
+                read = (formats.normalise(raw.value) for raw in block if raw.value is not None)
+                items += [one for one in read if isinstance(one, Conversation)]
+    return items
+
+
+def _examine_all(
+    plan: Plan, wishes: Wishes, work: Path, advance: Callable[[int], None], serving: Serving | None
+) -> list[Examined]:
+    """Every unit, here or in worker processes; in the order of the units."""
+    workers = min(plan.config.workers, len(plan.units))
+    if workers <= 1:
+        loaded = None if serving is None else (serving.files, serving.vocabulary)
+        workshop = None if serving is None else open_workshop(plan, loaded)
+        bench = Bench(plan, wishes, work, workshop)
+        return [bench.examine(unit.index, advance) for unit in plan.units]
+    os.environ.setdefault("RAYON_NUM_THREADS", "1")  # one thread a process: processes are the parallelism
+    context = multiprocessing.get_context("spawn")
+    out: list[Examined] = []
+    with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(plan, wishes, str(work))) as pool:
+        running: set[Future[Examined]] = {pool.submit(_work, unit.index) for unit in plan.units}
+        try:
+            while running:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    out.append(future.result())
+                    advance(plan.units[out[-1].index].records)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return sorted(out, key=lambda one: one.index)
+
+
+_bench: Bench | None = None
+
+
+def _begin(plan: Plan, wishes: Wishes, work: str) -> None:
+    global _bench  # noqa: PLW0603 - a pool worker has no other place to keep what it set up once
+    _bench = open_bench(plan, wishes, Path(work))
+
+
+def _unheard(records: int) -> None:
+    """A pool worker reports whole units only."""
+
+
+def _work(index: int) -> Examined:
+    assert _bench is not None
+    return _bench.examine(index, _unheard)
+
+
+def _settle(checked: Checked, wishes: Wishes) -> None:
+    """What shows over all records, and the report."""
+    from sftdata.pipeline.whole import about_dataset, about_records
+
+    plan = checked.plan
+    assert plan is not None
+    facts: dict[str, Any] = {
+        name: {}
+        for name in (
+            "rules",
+            "stats",
+            "formats",
+            "unrolled",
+            "breaks",
+            "lengths",
+            "bins",
+            "measures",
+            "sources",
+            "stops",
+        )
+    }
+    for unit in checked.examined:
+        for name, total in facts.items():
+            add_counts(total, getattr(unit, name))
+    for one in plan.inputs:
+        for line, finding in one.findings:
+            # a container's own findings (a file that ends early) belong to no record
+            checked.later.append(
+                Found(
+                    finding["code"],
+                    finding["message"],
+                    one.name,
+                    line,
+                    "",
+                    finding.get("fix", ""),
+                    None,
+                    one.sha256[:16],
+                )
+            )
+    ledger = Ledger.total(unit.ledger for unit in checked.examined)
+    facts["tokens"] = {"train": sum(unit.tokens for unit in checked.examined)}
+    facts["notes"] = checked.serving.notes if checked.serving else []
+    near = [Signatures(checked.work, f"near-{one.index:05d}") for one in checked.examined]
+    checked.later += about_records(checked, near if wishes.near_duplicates else None)
+    checked.later += about_dataset(checked, facts, ledger)
+    for found in checked.later:
+        add_counts(facts["rules"], {found.code: 1})
+    checked.report = run_report(plan, facts, ledger, status="checked", reason="", out="")
+    sampled = sum(unit.skipped for unit in checked.examined)
+    checked.report["sample"] = {"records": ledger.read, "of": plan.records} if sampled else None
+    if wishes.eval_texts:
+        touched = len({item for unit in checked.examined for item in unit.touched})
+        checked.report["eval_overlap"] = {"items": len(wishes.eval_texts), "touched": touched}
+    checked.skipped = _skipped(plan, wishes)
+
+
+def _skipped(plan: Plan, wishes: Wishes) -> dict[str, str]:
+    """Codes, or their first four characters for a family, that were not looked for."""
+    out: dict[str, str] = {}
+    if not plan.tokenizer:
+        why = "no --tokenizer was given"
+        out |= {"SFT3": why, "SFT4": why, "SFT5": why, "SFT6": why}
+    elif plan.config.max_length >= _NO_LIMIT:
+        out["SFT6"] = "no --max-length was given"
+    if not wishes.near_duplicates:
+        out["SFT702"] = "only with --near-duplicates"
+    if not wishes.eval_texts:
+        out |= dict.fromkeys(("SFT704", "SFT705"), "no --eval-set was given")
+    return out
+
+
