@@ -41,6 +41,7 @@ __all__ = [
     "load_learner",
     "open_eval",
     "schedule_of",
+    "split_weight",
     "stored_dtype",
 ]
 
@@ -122,7 +123,7 @@ def join_processes() -> Iterator[torch.device]:
 
 def load_data(settings: TrainSettings, device: torch.device) -> Data:
     """Open the sets and cut them into steps. Raises ShardError and ConfigError as those do."""
-    names, weights = zip(*(_weighted(each) for each in settings.shards), strict=True)
+    names, weights = zip(*(split_weight(each) for each in settings.shards), strict=True)
     parts = [PackedDataset(name, seed=settings.seed) for name in names]
     dataset = parts[0] if len(parts) == 1 else MixedDataset(list(zip(parts, weights, strict=True)))
     schedule = schedule_of(settings, parts)
@@ -137,7 +138,7 @@ def load_data(settings: TrainSettings, device: torch.device) -> Data:
     return Data(list(names), parts, dataset, stream, schedule)
 
 
-def _weighted(text: str) -> tuple[str, float]:
+def split_weight(text: str) -> tuple[str, float]:
     """`a/b=2.5` to ("a/b", 2.5), `a/b` to ("a/b", 1.0)."""
     path, equals, weight = text.rpartition("=")
     try:
@@ -192,7 +193,7 @@ def load_learner(
         model, settings.optimizer, lr=settings.learning_rate, weight_decay=settings.weight_decay, release=mode.release
     )
     if dist.is_initialized():
-        loss_model = DistributedDataParallel(loss_model, broadcast_buffers=False, gradient_as_bucket_view=True)
+        loss_model = DistributedDataParallel(loss_model, gradient_as_bucket_view=True)
     autocast = torch.bfloat16 if computes_bf16 and not master else None
     return Learner(model, loss_model, optimizer, device, autocast, _files(settings, manifest))
 

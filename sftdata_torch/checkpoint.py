@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
@@ -169,7 +169,7 @@ def load_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimi
             for key in file.keys():  # noqa: SIM118  # not a dict
                 name, _, part = key.rpartition("/")
                 states.setdefault(name, {})[part] = file.get_tensor(key)
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
         raise ShardError(describe(f"the optimizer's state cannot be read: {error}", where=str(folder))) from error
     names = _names(model)
     trained = {

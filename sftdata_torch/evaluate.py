@@ -21,7 +21,7 @@ from sftdata_torch.collate import PackedCollator, Row
 from sftdata_torch.dataset import PackedDataset
 from sftdata_torch.head import LossModel
 
-__all__ = ["ALL", "Scores", "Tokenizer", "evaluate_loss"]
+__all__ = ["ALL", "Scores", "Sources", "Tokenizer", "evaluate_loss"]
 
 ALL = "all"
 """The name of the whole set among the sources."""
@@ -64,7 +64,7 @@ def evaluate_loss(
     `bins` is a split opened with `seed=None`. Every rank takes its share of it and gets the same answer. The model is
     in eval mode meanwhile.
     """
-    sources = _Sources(bins.manifest)
+    sources = Sources(bins.manifest)
     sums = np.zeros((len(sources.names), _COLUMNS))
     world, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
     mine = range(rank, len(bins), world)
@@ -91,25 +91,30 @@ _NLL, _TARGETS, _HITS, _TEXT_NLL, _BYTES = range(5)
 _COLUMNS = 5
 
 
-class _Sources:
-    """Which input a record came from, by its id."""
+class Sources:
+    """Which input a record came from, by its id: inputs of 3 and 2 records hold 0 to 2, and 3 and 4."""
 
     def __init__(self, manifest: Manifest) -> None:
         self.names = [str(entry["address"]) for entry in manifest.inputs]
         self._ends: Int64Array = np.cumsum([int(entry["records"]) for entry in manifest.inputs])
 
-    def of(self, record_ids: Int64Array) -> Int64Array:
+    def of(self, record_id: int) -> str:
+        """Its address."""
+        return self.names[int(self.numbers(np.array([record_id]))[0])]
+
+    def numbers(self, record_ids: Int64Array) -> Int64Array:
+        """Positions in `names`."""
         return np.searchsorted(self._ends, record_ids, side="right").astype(np.int64)
 
 
 def _add(
-    sums: Any, rows: Sequence[Row], batch: Any, losses: Any, hits: Any, sources: _Sources, tokenizer: Tokenizer | None
+    sums: Any, rows: Sequence[Row], batch: Any, losses: Any, hits: Any, sources: Sources, tokenizer: Tokenizer | None
 ) -> None:
     """Add one batch to the sums `[S, 5]`."""
     records = np.concatenate([row["record_ids"] for row in rows])
     positions = batch["target_idx"].cpu().numpy()
     documents = batch["seq_idx"][0].cpu().numpy()[positions]
-    where = sources.of(records)[documents]
+    where = sources.numbers(records)[documents]
     for column, values in ((_NLL, losses), (_TARGETS, np.ones_like(losses)), (_HITS, hits)):
         np.add.at(sums[:, column], where, values)
     if tokenizer is not None:

@@ -1,0 +1,124 @@
+"""A checkpoint is whole or not there, holds no pickle, and gives back what it was given."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from sftdata.errors import OutputError, ShardError
+from sftdata_torch.checkpoint import (
+    STATE_FILE,
+    ModelFiles,
+    latest_checkpoint,
+    load_optimizer,
+    load_state,
+    prune_checkpoints,
+    save_optimizer,
+    seed_step,
+    write_whole,
+)
+from sftdata_torch.collate import PackedCollator
+from sftdata_torch.head import LossModel
+from sftdata_torch.loop import train
+from sftdata_torch.optim import make_optimizer
+from sftdata_torch.step import train_step
+from tests.torch.models import causal
+from tests.torch.packs import row
+from tests.torch.runs import settings
+
+BATCH = [PackedCollator()([row([7, 5], seed=3)])]
+
+
+def checkpoint(out, step):
+    return write_whole(out / f"checkpoint-{step}", lambda part: (part / STATE_FILE).write_text("{}"))
+
+
+def stepped(release=False, family="gemma"):
+    """A model and its optimizer after one step."""
+    model = causal(family)
+    optimizer = make_optimizer(model, lr=1e-2, weight_decay=0.1, release=release)
+    train_step(LossModel(model), optimizer, BATCH, device=torch.device("cpu"))
+    return model, optimizer
+
+
+@pytest.mark.parametrize("release", [False, True])
+def test_optimizer_goes_on_as_if_it_had_never_been_saved(tmp_path, release):
+    model, optimizer = stepped(release)
+    save_optimizer(tmp_path, model, optimizer)
+    again = causal("gemma")
+    again.load_state_dict(model.state_dict())
+    restored = make_optimizer(again, lr=1e-2, weight_decay=0.1, release=release)
+    load_optimizer(tmp_path, again, restored)
+    for each, its in ((model, optimizer), (again, restored)):
+        train_step(LossModel(each), its, BATCH, device=torch.device("cpu"))
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+
+
+def test_optimizer_of_other_weights_is_refused(tmp_path):
+    model, optimizer = stepped()
+    save_optimizer(tmp_path, model, optimizer)
+    other = causal("qwen2")
+    with pytest.raises(ShardError, match=r"Resume with the optimizer and the trained weights of the run"):
+        load_optimizer(tmp_path, other, torch.optim.SGD(other.parameters(), lr=1.0))
+    (tmp_path / "optimizer.safetensors").write_bytes(b"damaged")
+    with pytest.raises(ShardError, match="the optimizer's state cannot be read"):
+        load_optimizer(tmp_path, model, optimizer)
+
+
+def test_no_file_of_a_checkpoint_is_a_pickle(tmp_path):
+    outcome = train(settings(tmp_path, max_steps=1))
+    suffixes = {path.suffix for path in outcome.checkpoint.iterdir()}
+    assert suffixes <= {".safetensors", ".json", ".jinja"}
+    state = load_state(outcome.checkpoint)
+    assert (state["global_step"], state["data"]["consumed"]) == (1, 4)
+
+
+def test_a_checkpoint_that_was_cut_short_is_not_there(tmp_path):
+    checkpoint(tmp_path, 4)
+
+    def cut(part):
+        (part / STATE_FILE).write_text("{}")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(tmp_path / "checkpoint-8", cut)
+    assert latest_checkpoint(tmp_path).name == "checkpoint-4"
+    prune_checkpoints(tmp_path, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-4"]
+
+
+def test_the_last_checkpoints_are_kept_in_the_order_of_their_steps(tmp_path):
+    for step in (2, 10, 9):
+        checkpoint(tmp_path, step)
+    (tmp_path / "checkpoint-99").mkdir()  # of someone else: without a state
+    assert latest_checkpoint(tmp_path).name == "checkpoint-10"
+    prune_checkpoints(tmp_path, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-9", "checkpoint-99"]
+    prune_checkpoints(tmp_path, 5)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_what_cannot_be_written_is_an_error_with_its_place(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="it cannot be written"):
+        write_whole(tmp_path / "file" / "checkpoint-1", lambda part: None)
+    with pytest.raises(ShardError, match="not a checkpoint"):
+        load_state(tmp_path)
+
+
+def test_the_template_that_trained_is_saved_with_the_model(tmp_path):
+    ModelFiles(None, "{{ messages }}").write(causal("llama"), tmp_path)
+    assert (tmp_path / "chat_template.jinja").read_text() == "{{ messages }}"
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "llama"
+
+
+def test_the_seed_of_a_step_is_that_of_its_step_and_rank_alone():
+    drawn = {}
+    for key in ((0, 7, 0), (0, 7, 1), (0, 8, 0), (1, 7, 0), (0, 7, 0)):
+        seed_step(*key)
+        value = torch.rand(1).item()
+        assert drawn.setdefault(key, value) == value
+    assert len(set(drawn.values())) == 4
