@@ -9,32 +9,13 @@ from typing import Any
 import pytest
 
 import sftdata
-from sftdata.config import build_config
 from sftdata.errors import ConfigError, InputError, OutputError
 from sftdata.pipeline import run as run_module
 from sftdata.pipeline.engines.local import run_units
-from sftdata.pipeline.run import run_prepare
-from sftdata.pipeline.seal import Outcome
 from sftdata.shards import open_dataset, verify
+from tests.pipeline.runs import chat, contents, go, long_chat, write_lines
 
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "data"
-
-
-def chat(user: str, reply: str, **extra: Any) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": user}, {"role": "assistant", "content": reply}], **extra}
-
-
-def long_chat(turns: int) -> dict[str, Any]:
-    messages: list[dict[str, str]] = [{"role": "system", "content": "Be brief."}]
-    for turn in range(turns):
-        messages.append({"role": "user", "content": f"Question number {turn}, in a few words?"})
-        messages.append({"role": "assistant", "content": f"Answer number {turn}."})
-    return {"messages": messages}
-
-
-def write_lines(path: Path, records: list[Any]) -> Path:
-    path.write_text("".join(json.dumps(one) + "\n" for one in records), encoding="utf-8")
-    return path
 
 
 @pytest.fixture
@@ -42,17 +23,6 @@ def chats(tmp_path: Path) -> Path:
     """2,000 different small chats, enough for several units when they are cut small."""
     records = [chat(f"What is {n} plus {n}?", f"It is {2 * n}. " * (1 + n % 7)) for n in range(2000)]
     return write_lines(tmp_path / "chats.jsonl", records)
-
-
-def go(inputs: Path | list[Path], out: Path, *, unit_bytes: int | None = None, **options: Any) -> Outcome:
-    paths = tuple(map(str, inputs if isinstance(inputs, list) else [inputs]))
-    settings = {"tokenizer": "builtin", "template": "chatml", "max_length": 256, "clock": "2026-01-01", **options}
-    return run_prepare(build_config({"inputs": paths, "out": str(out), **settings}), unit_bytes=unit_bytes)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a dataset but its report, which holds times and addresses."""
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if not path.name.startswith("report.")}
 
 
 def documents(folder: Path, split: str = "train") -> dict[int, list[tuple[list[int], list[int]]]]:

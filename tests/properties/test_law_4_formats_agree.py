@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import conversations, json_values
+from tests.strategies import conversations, json_values
 
 from sftdata.formats import FORMATS, FormatOptions, normalise, to_messages
 from sftdata.formats.faults import has_error

@@ -78,6 +78,20 @@ def test_a_compressed_file_without_the_suffix_is_told_by_its_content(
     assert [record.value for record in records] == VALUES
 
 
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("compression", COMPRESS)
+def test_size_and_hash_are_those_of_all_bytes_also_behind_a_break(
+    compression: str, tmp_path: Path, read_whole: ReadWhole
+) -> None:
+    content = COMPRESS[compression](LINES[0]) + b"rubbish" * 200
+    path = tmp_path / f"a.jsonl{compression}"
+    path.write_bytes(content)
+    scan, records = read_whole(path)
+    assert [record.value for record in records if not record.findings] == VALUES[: 1 - len(codes(records))]
+    assert (scan.size, scan.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+    assert len(codes(records)) + len(scan.findings) == 1
+
+
 def test_a_list_cut_off_inside_an_element_is_told_once(tmp_path: Path, read_whole: ReadWhole) -> None:
     whole = gzip.compress(b"[" + b",".join(LINES) + b"]")
     path = tmp_path / "a.json.gz"

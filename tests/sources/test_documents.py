@@ -164,6 +164,21 @@ def test_an_element_too_long_is_one_finding(
     assert len(records[1].raw or b"") == 4096
 
 
+def test_a_broken_element_without_end_is_never_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (documents, making):
+        monkeypatch.setattr(module, "MAX_LINE", 1 << 20)
+    windows = itertools.chain([b'[{"a": 1},\n{"a": "'], itertools.repeat(b"x" * (1 << 18), 160), [b',\n{"a": 2}]'])
+    tracemalloc.start()
+    try:
+        found = list(documents.list_elements(windows, Container(Decoded((), "none"))))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert [lines for lines, _, _ in found] == [[1], [2], [3]]
+    assert [finding and finding.code for _, _, finding in found] == [None, "SFT017", None]
+    assert peak < 12 << 20
+
+
 def test_a_list_that_never_ends_is_never_held() -> None:
     window = b",\n".join([b'{"a": "' + b"x" * 1000 + b'"}'] * 1000) + b",\n"
     windows: Iterator[bytes] = itertools.chain([b"["], itertools.repeat(window, 20), [b"1]"])

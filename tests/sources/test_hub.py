@@ -63,6 +63,17 @@ def test_no_padding_reaches_a_record(tmp_path: Path, read_whole: ReadWhole) -> N
     assert [record.value for record in records] == PADDED
 
 
+def test_a_row_that_is_no_json_is_kept_for_the_reject_file(tmp_path: Path, read_whole: ReadWhole) -> None:
+    datasets.Dataset.from_list([{"n": 1.0}, {"n": float("nan")}, {"n": 2.0}]).save_to_disk(tmp_path / "saved")
+    _, records = read_whole(tmp_path / "saved")
+    assert codes(records) == [(2, "SFT008")]
+    assert [(record.value, record.raw) for record in records] == [
+        ({"n": 1.0}, None),
+        (None, b'{"n": NaN}'),
+        ({"n": 2.0}, None),
+    ]
+
+
 def test_a_name_is_loaded_by_the_library(tmp_path: Path, read_whole: ReadWhole) -> None:
     folder = tmp_path / "named"
     folder.mkdir()

@@ -17,6 +17,7 @@ import pytest
 
 from sftdata import sources
 from sftdata.errors import InputError
+from sftdata.sources import streams
 from tests.sources.reading import ReadWhole
 
 VALUES = [{"text": f"line {index}"} for index in range(5000)]
@@ -96,20 +97,21 @@ def test_a_large_input_is_streamed_in_little_memory(tmp_path: Path) -> None:
     assert grown < 60 << 10
 
 
-def test_a_broken_run_leaves_no_half_written_spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["lines", "gzip"])
+def test_a_failing_read_is_an_error_and_leaves_no_half_written_spool(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Failing(io.RawIOBase):
         sent = 0
-
-        def readable(self) -> bool:
-            return True
 
         def read(self, size: int = -1) -> bytes:
             self.sent += 1
             if self.sent > 3:
                 raise OSError(5, "Input/output error")
-            return LINES
+            return CONTENTS[name]
 
     monkeypatch.setattr(sys, "stdin", type("Stdin", (), {"buffer": Failing()}))
+    monkeypatch.setattr(streams, "HEAD", 100)
     [item] = sources.resolve(["-"])
     with pytest.raises(InputError, match="Input/output error"):
         sources.scan(item, tmp_path)
