@@ -132,6 +132,7 @@ def command(inputs: tuple[str, ...], config: str | None, output: str, quiet: boo
     from sftdata.config import build_config, read_yaml
     from sftdata.pipeline.run import run_prepare
     from sftdata.report.terminal import Progress, print_summary
+    from sftdata_cli.interrupts import ending_cleanly
 
     options = read_yaml(config) if config else {}
     given = {key: value for key, value in flags.items() if value not in (None, (), {})}
@@ -139,7 +140,9 @@ def command(inputs: tuple[str, ...], config: str | None, output: str, quiet: boo
     if inputs:
         options["inputs"] = inputs
     settings = build_config(options, where=config or "prepare")
-    with Progress(quiet=quiet) as progress:
+    without = " without --fresh" if settings.fresh else ""
+    hint = f"what is done is kept; run the same command{without} to resume"
+    with ending_cleanly(hint), Progress(quiet=quiet) as progress:
         outcome = run_prepare(settings, progress=progress)
     print_summary(outcome.report, out=outcome.out, as_json=output == "json", unchanged=outcome.unchanged)
     return 0 if outcome.sealed else 1

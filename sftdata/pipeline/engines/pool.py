@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import pickle
 import signal
 import sys
 import time
@@ -50,24 +49,30 @@ class Worker:
     def __init__(self, job: Job) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        pickled = pickle.dumps(job, protocol=pickle.HIGHEST_PROTOCOL)
-        self.process = context.Process(target=main, args=(theirs, pickled), daemon=True)
+        # the job is sent when the process is up: one that dies before it reads what it was started with would leave
+        # its parent writing for ever
+        self._job = job
+        self.process = context.Process(target=main, args=(theirs,), daemon=True)
         with _no_main():
             self.process.start()
         theirs.close()
         self.task: Task | None = None
         self.ready = False
         self.count = 0
-        """Records of the task that are done; for a search, touched."""
+        """Records of the task that are done."""
         self.last: int | None = None
         """The record that a search touched last."""
         self.heard = time.monotonic()
 
     def give(self, task: Task) -> None:
-        """Begin a task."""
+        """Begin a task, as soon as the process is ready."""
         self.task, self.count, self.last, self.heard = task, 0, None, time.monotonic()
+        if self.ready:
+            self._send(task)
+
+    def _send(self, what: Job | Task) -> None:
         with contextlib.suppress(OSError):  # it died: its end of the pipe says so
-            self.connection.send(task)
+            self.connection.send(what)
 
     def receive(self) -> tuple[str, Any]:
         """The next message; `("died", how)` where there will be none."""
@@ -77,6 +82,12 @@ class Worker:
             self.process.join()
             return "died", _how(self.process.exitcode)
         self.heard = time.monotonic()
+        if message[0] == "up":
+            self._send(self._job)
+        elif message[0] == "ready":
+            self.ready = True
+            if self.task is not None:
+                self._send(self.task)
         return message
 
     def stop(self) -> None:
@@ -130,9 +141,9 @@ class Pool:
         return time.monotonic() - worker.heard > HANG_SECONDS
 
     def _hear(self, worker: Worker, kind: str, value: Any, queue: deque[int], advance: Callable[[int], None]) -> None:
-        if kind == "ready":
-            worker.ready = True
-        elif kind == "records":
+        if kind in {"up", "ready"}:
+            return
+        if kind == "records":
             worker.count += value
             advance(value)
         elif kind == "done":
@@ -142,18 +153,16 @@ class Pool:
         else:
             self._workers.remove(worker)
             worker.stop()
-            advance(-worker.count)
-            queue.appendleft(self._lost(worker, value))
+            if worker.task is not None:
+                advance(-worker.count)
+                queue.appendleft(self._lost(worker, worker.task.index, value))
 
-    def _lost(self, worker: Worker, value: Any) -> int:
+    def _lost(self, worker: Worker, index: int, value: Any) -> int:
         """Find out why a worker is lost; returns the unit to run again. Raises where that would not help."""
-        if not worker.ready or worker.task is None:
-            if isinstance(value, Exception):
-                raise value
-            raise OutputError(describe(f"a worker process ended while it started: {value}", fix=RESUME))
-        index = worker.task.index
         unit = self.plan.units[index]
-        found = self.search(index, unit.first_record + worker.count) if worker.count < unit.records else {}
+        found = {}
+        if worker.ready and worker.count < unit.records:
+            found = self.search(index, unit.first_record + worker.count)
         if found:
             self.plan = self._folder.add_poison(self.plan, index, found)
             bad = sum(one in unit.record_ids for one in self.plan.poison)
@@ -180,7 +189,15 @@ class Pool:
         return index
 
     def search(self, index: int, first: int) -> dict[int, str]:
-        """The records that end a worker, in the block that holds record `first`: id and how; empty where none does."""
+        """The records that end a worker, in the block that holds record `first`: id and how; empty where none does.
+
+        A record is accused only if it does so twice: memory that others take kills whoever comes along.
+        """
+        once = self._search(index, first)
+        again = self._search(index, first) if once else {}
+        return {record: how for record, how in once.items() if record in again}
+
+    def _search(self, index: int, first: int) -> dict[int, str]:
         worker = self._start()
         worker.give(self._task(index, first))
         try:

@@ -1,6 +1,6 @@
 """What a worker process does: take tasks from its pipe, run them, tell how far it is.
 
-    parent ─► Task                      worker ─► (ready, None) (records, n) (done, index)
+    parent ─► Job, Task, Task ...       worker ─► (up, None) (ready, None) (records, n) (done, index)
                                                   (touched, record id) (found, {record id: why}) (error, exception)
 
 What lives here: the child's side. What must not: deciding what is done next, or about records that kill.
@@ -47,17 +47,17 @@ class Task(msgspec.Struct, frozen=True):
     """Search the block that holds this record, one record at a time."""
 
 
-def main(connection: Connection, pickled: bytes) -> None:
+def main(connection: Connection) -> None:
     """Run tasks until the pipe is closed or the parent is gone."""
     os.environ["RAYON_NUM_THREADS"] = "1"  # processes are the parallelism; read when the first text is encoded
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group; the parent decides, and kills
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides, and kills
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
+        connection.send(("up", None))
+        job: Job = connection.recv()
         from sftdata.pipeline.workshop import open_workshop
 
-        job: Job = pickle.loads(pickled)  # noqa: S301 - from our own parent
         workshop = open_workshop(job.plan, job.loaded)
         connection.send(("ready", None))
         while True:
