@@ -69,11 +69,6 @@ class Decoded:
     def __iter__(self) -> Iterator[bytes]:
         return self._windows
 
-    def drain(self) -> None:
-        """Read what is left of the raw bytes, so that whoever counts and hashes them sees all."""
-        for _ in self._raw:
-            pass
-
     def _members(self, make: Callable[[], _Decoder]) -> Iterator[bytes]:
         members = 0
         decoder: _Decoder | None = None
@@ -81,7 +76,7 @@ class Decoded:
             for piece in (window[at : at + _FEED] for window in self._raw for at in range(0, len(window), _FEED)):
                 while piece:
                     if decoder is None:
-                        piece = piece.lstrip(b"\0") if members else piece  # padding is allowed between members
+                        piece = piece.lstrip(b"\0")  # padding, allowed between members
                         if not piece:
                             break
                         decoder = make()
@@ -100,7 +95,8 @@ class Decoded:
             self.fault = "the compressed file ends early"
         if not members:
             self.fault = "the compressed file is empty"
-        self.drain()
+        for _ in self._raw:  # whoever counts and hashes the raw bytes is to see all of them
+            pass
 
 
 def _regrouped(pieces: Iterable[bytes]) -> Iterator[bytes]:

@@ -52,7 +52,6 @@ def scan(item: Input, spool: Path) -> Scan:
         except csv_rows.BadHeader as error:
             raise InputError(describe(str(error), where=item.address, fix="Correct the header.")) from error
         findings = container.findings
-    decoded.drain()
     records = sum(chunk.records for chunk in chunks)
     return Scan(hashed.size, hashed.sha256, records, tuple(chunks), tuple(findings))
 
