@@ -119,9 +119,6 @@ class Dataset:
         for problem in problems:
             raise problem.error(self.path)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_footers": {}}
-
 
 def open_dataset(path: str | os.PathLike[str]) -> Dataset:
     """Open the sealed dataset at `path`: a folder, or an fsspec address such as `s3://bucket/set`.

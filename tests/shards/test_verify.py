@@ -15,6 +15,7 @@ from sftdata.shards import SCHEMA, open_dataset, verify
 from tests.shards.sealing import (
     CAPACITY,
     CHAT,
+    SEVERAL,
     STOP,
     Draft,
     base,
@@ -111,6 +112,47 @@ def test_everything_trained_needs_no_stop_but_all_labels(tmp_path: Path) -> None
     draft.manifest["config"]["train_on"] = "everything"
     found = verify(seal(tmp_path, draft)).problems
     assert {(one.code, one.place) for one in found} == {("SFT606", "row group 0, row 1, record 5")}
+
+
+def test_a_text_ends_in_a_stop_also_where_everything_is_trained(tmp_path: Path) -> None:
+    draft = base()
+    first_document((0, [5, 6, 7], [0, 1, 1], DocFlag.TEXT))(draft)
+    draft.manifest["config"]["train_on"] = "everything"
+    found = {(one.code, one.place) for one in verify(seal(tmp_path, draft)).problems}
+    assert ("SFT813", "row group 0, row 0, record 0") in found
+
+
+@pytest.mark.parametrize("flags", [(0, SEVERAL), (SEVERAL, 0), (0, 0), (SEVERAL, SEVERAL)])
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_record_written_again_is_one_of_several_both_times(
+    tmp_path: Path, flags: tuple[int, int], apart: bool
+) -> None:
+    """In one row group and in two; only where both say so may a record have two documents."""
+    one, two = ((0, [5, 6, 7, 8, 9, 10, 11, 12, STOP], [0, 0, 0, 0, 0, 0, 0, 1, 1], mark) for mark in flags)
+    draft = base()
+    draft.files = {"train": [rows_of([[one], [two]] if apart else [[one, two]])], "eval": []}
+    if not apart:
+        draft.manifest["config"]["max_length"] = 2 * CAPACITY
+    twice = [problem for problem in verify(seal(tmp_path, draft)).problems if "written twice" in problem.message]
+    assert bool(twice) == (flags != (SEVERAL, SEVERAL))
+    assert len(open_dataset(tmp_path).files[0].row_groups) == 1 + apart
+
+
+def test_damage_is_named_with_its_place(tmp_path: Path) -> None:
+    """The row group, the footer or the head that holds the flipped bit, and nothing else of the file."""
+    seal(tmp_path)
+    file = open_dataset(tmp_path).files[0]
+    path = tmp_path / file.name
+    sound = path.read_bytes()
+    for place, byte in (
+        ("row group 0", file.row_groups[0].offset),
+        ("row group 1", file.row_groups[1].offset + file.row_groups[1].bytes - 1),
+        ("footer", file.bytes - 1),
+        ("", 0),
+    ):
+        path.write_bytes(sound[:byte] + bytes([sound[byte] ^ 16]) + sound[byte + 1 :])
+        found = [(one.code, one.place) for one in verify(tmp_path).problems]
+        assert found == [("SFT802", place)]
 
 
 def set_cell(row: int, column: str, value: Any) -> Callable[[list[dict[str, Any]]], None]:

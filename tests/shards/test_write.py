@@ -92,10 +92,11 @@ def test_no_bins_make_no_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_was_handed_in_may_be_changed_afterwards(tmp_path: Path) -> None:
+@pytest.mark.parametrize("group_tokens", [20, 1000])
+def test_what_was_handed_in_may_be_changed_afterwards(tmp_path: Path, group_tokens: int) -> None:
     rows = many(4)
     wanted = rows.copy()
-    with ShardWriter(names(tmp_path), metadata=FOOTER, max_group_tokens=20) as writer:
+    with ShardWriter(names(tmp_path), metadata=FOOTER, max_group_tokens=group_tokens) as writer:
         writer.write(rows)
         rows.input_ids[:] = 0
     table = pq.read_table(tmp_path / "unit-0.parquet")
