@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from sftdata import formats
 from sftdata.config import PrepareConfig
+from sftdata.errors import OutputError, describe
 from sftdata.pipeline.examine import DOCUMENTS, RECORDS, Bench, Examined, Found, Wishes, open_bench
 from sftdata.pipeline.ledger import Ledger, add_counts
 from sftdata.pipeline.plan import FORMAT_VERSION, Plan, fingerprint, read_inputs, versions
@@ -78,6 +79,27 @@ class Checked:
                     yield found
         yield from later[place:]
         yield from (one for one in self.later if one.record_id is None)
+
+    def write_repaired(self, path: Path) -> tuple[int, int]:
+        """Write the readable records in normal form to `path`, and what that changed beside it; (records, changes).
+
+        Raises OutputError where a file of the name is there already: a repair never overwrites data.
+        """
+        changes = path.with_name(f"{path.name}.changes.jsonl")
+        counts = []
+        for target, name in ((path, "repaired"), (changes, "changes")):
+            lines = 0
+            try:
+                with target.open("xb") as out:
+                    for unit in self.examined:
+                        data = (self.work / f"{name}-{unit.index:05d}.jsonl").read_bytes()
+                        lines += data.count(b"\n")
+                        out.write(data)
+            except FileExistsError as error:
+                told = describe("the file is there already", where=str(target), fix="Name a new one with --fix.")
+                raise OutputError(told) from error
+            counts.append(lines)
+        return counts[0], counts[1]
 
     def records(self) -> npt.NDArray[np.void]:
         """One row a readable record (`RECORDS`)."""
@@ -258,6 +280,7 @@ def _settle(checked: Checked, wishes: Wishes) -> None:
         add_counts(facts["rules"], {found.code: 1})
     checked.report = run_report(plan, facts, ledger, status="checked", reason="", out="")
     sampled = sum(unit.skipped for unit in checked.examined)
+    checked.report["tokenized"] = bool(plan.tokenizer)
     checked.report["sample"] = {"records": ledger.read, "of": plan.records} if sampled else None
     if wishes.eval_texts:
         touched = len({item for unit in checked.examined for item in unit.touched})
@@ -278,5 +301,3 @@ def _skipped(plan: Plan, wishes: Wishes) -> dict[str, str]:
     if not wishes.eval_texts:
         out |= dict.fromkeys(("SFT704", "SFT705"), "no --eval-set was given")
     return out
-
-

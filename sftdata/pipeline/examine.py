@@ -14,11 +14,12 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from sftdata import checks, formats, packing
+from sftdata import checks, packing
 from sftdata.formats import FormatOptions
 from sftdata.pipeline.fit import Fitted
 from sftdata.pipeline.ledger import Ledger
 from sftdata.pipeline.plan import Plan
+from sftdata.pipeline.repair import repaired
 from sftdata.pipeline.stages import Pending, Stages, blocks_of
 from sftdata.pipeline.workshop import Workshop, open_workshop, options_by_input
 from sftdata.quality.keys import key, keys_of, said
@@ -160,6 +161,7 @@ class _Sink:
         stem = bench.work / f"{index:05d}"
         self.found = (stem.parent / f"found-{stem.name}.jsonl").open("wb")
         self.repaired = (stem.parent / f"repaired-{stem.name}.jsonl").open("wb") if bench.wishes.repair else None
+        self.changes = (stem.parent / f"changes-{stem.name}.jsonl").open("wb") if bench.wishes.repair else None
         self.signatures = Signatures(bench.work, f"near-{stem.name}") if bench.wishes.near_duplicates else None
         self.records: list[tuple[int, int, int, int, int, int, int]] = []
         self.documents: list[npt.NDArray[np.void]] = []
@@ -180,8 +182,10 @@ class _Sink:
         if self.signatures is not None or self.bench.evals is not None:
             self.texts.append((raw, said(conversation), keys.content))
         if self.repaired is not None:
-            line = msgspec.json.encode(formats.to_messages(conversation))
-            self.repaired.write(line + b"\n")
+            record, change = repaired(raw, conversation)
+            self.repaired.write(msgspec.json.encode(record) + b"\n")
+            if change is not None and self.changes is not None:
+                self.changes.write(msgspec.json.encode(change) + b"\n")
         return checks.examine(conversation)
 
     def reject(self, raw: RawRecord, findings: tuple[Finding, ...]) -> None:
@@ -253,9 +257,9 @@ class _Sink:
 
     def finish(self, did: Stages) -> Examined:
         """Close the files and say what there is."""
-        self.found.close()
-        if self.repaired is not None:
-            self.repaired.close()
+        for file in (self.found, self.repaired, self.changes):
+            if file is not None:
+                file.close()
         stem = f"{self.index:05d}"
         np.save(self.bench.work / f"records-{stem}.npy", np.array(self.records, RECORDS))
         documents = np.concatenate(self.documents) if self.documents else np.zeros(0, DOCUMENTS)

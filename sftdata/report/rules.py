@@ -73,8 +73,8 @@ def page() -> str:
 
 _HEAD = """# Rules
 
-Written from `sftdata/rules.json` by `python -m sftdata.report.rules`; edit that file, not this page. A code never changes
-its meaning. `sftdata rule CODE` prints an entry.
+Written from `sftdata/rules.json` by `python -m sftdata.report.rules`; edit that file, not this page. A code never
+changes its meaning. `sftdata rule CODE` prints an entry.
 
 - **error**: what it was found in is not written, and `check` exits with 1.
 - **warning**, **info**: counted and reported; `check --fail-on` decides what they mean for the exit code.
