@@ -1,0 +1,114 @@
+"""Plots as inline SVG: bars and lines, drawn from numbers alone.
+
+What lives here: two kinds of plot that follow the page's colours. What must not: knowledge of what is plotted. Every
+plot is an image with a text that says what it shows; the page puts the numbers into a table beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from markupsafe import Markup, escape
+
+__all__ = ["bars", "lines", "short"]
+
+_WIDTH, _HEIGHT = 560, 220
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 14, 40
+
+
+def short(value: float) -> str:
+    """A number as an axis shows it.
+
+    >>> short(1500), short(2_000_000), short(12)
+    ('1.5k', '2M', '12')
+    """
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.3g}"
+
+
+def bars(
+    labels: Sequence[str], values: Sequence[float], *, alt: str, marker: int | None = None, mark: str = ""
+) -> Markup:
+    """A bar a label; `marker` draws a line, named `mark`, behind the bar with that index."""
+    top = _nice(max(values, default=0))
+    inner = _WIDTH - _LEFT - _RIGHT
+    step = inner / max(len(values), 1)
+    parts = [_axis(top)]
+    every = math.ceil(len(labels) / 12)
+    for place, (label, value) in enumerate(zip(labels, values, strict=True)):
+        height = (_HEIGHT - _TOP - _BOTTOM) * value / top
+        x, y = _LEFT + place * step, _HEIGHT - _BOTTOM - height
+        title = f"<title>{escape(label)}: {value:,}</title>"
+        parts.append(f'<rect class="bar" x="{x + step * 0.08:.1f}" y="{y:.1f}" width="{step * 0.84:.1f}" ')
+        parts.append(f'height="{height:.1f}">{title}</rect>')
+        if place % every == 0:
+            parts.append(_tick(x + step / 2, label))
+    if marker is not None:
+        parts.append(_marker(_LEFT + (marker + 1) * step, mark))
+    return _figure(parts, alt)
+
+
+def lines(
+    xs: Sequence[float],
+    series: Sequence[tuple[str, Sequence[float]]],
+    *,
+    alt: str,
+    at: float | None = None,
+    mark: str = "",
+) -> Markup:
+    """Lines of shares (0 to 1) over a logarithmic axis; `at` draws a vertical line named `mark`."""
+    low, high = math.log2(xs[0]), math.log2(xs[-1])
+
+    def place(x: float) -> float:
+        share = (math.log2(x) - low) / ((high - low) or 1.0)
+        return _LEFT + share * (_WIDTH - _LEFT - _RIGHT)
+
+    parts = [_axis(1.0, percent=True)]
+    for number, (name, values) in enumerate(series):
+        points = " ".join(
+            f"{place(x):.1f},{_HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * y:.1f}"
+            for x, y in zip(xs, values, strict=True)
+        )
+        parts.append(f'<polyline class="line l{number}" points="{points}"><title>{escape(name)}</title></polyline>')
+    parts += [_tick(place(x), short(x)) for x in xs if math.log2(x) % 1 == 0]
+    if at is not None and xs[0] <= at <= xs[-1]:
+        parts.append(_marker(place(at), mark))
+    return _figure(parts, alt)
+
+
+def _figure(parts: Sequence[str], alt: str) -> Markup:
+    head = f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(alt)}">'
+    return Markup(head + "".join(parts) + "</svg>")  # noqa: S704 - numbers of ours and escaped texts
+
+
+def _nice(value: float) -> float:
+    """The end of an axis: the next of 1, 2, 5 times a power of ten."""
+    if value <= 0:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(step * power for step in (1, 2, 5, 10) if step * power >= value)
+
+
+def _axis(top: float, *, percent: bool = False) -> str:
+    out = []
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        y = _HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * share
+        text = f"{share * top:.0%}" if percent else short(share * top)
+        out.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        out.append(f'<text class="tick" x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{text}</text>')
+    return "".join(out)
+
+
+def _tick(x: float, label: str) -> str:
+    return f'<text class="tick" x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 16}" text-anchor="middle">{escape(label)}</text>'
+
+
+def _marker(x: float, label: str) -> str:
+    line = f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>'
+    anchor = "end" if x > _WIDTH * 0.7 else "start"
+    shift = -4 if anchor == "end" else 4
+    text = f'<text class="tick" x="{x + shift:.1f}" y="{_TOP + 8}" text-anchor="{anchor}">{escape(label)}</text>'
+    return line + text
