@@ -42,7 +42,7 @@ def _pools() -> tuple[list[str], list[str]]:
 def chats(count: int, turns: int, seed: int) -> Iterator[dict[str, object]]:
     """`count` chats of `turns` rounds."""
     asked, said = _pools()
-    draw = random.Random(seed)  # noqa: S311 - test data, not secrets
+    draw = random.Random(seed)
     for _ in range(count):
         messages = []
         for _ in range(turns):

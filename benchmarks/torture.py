@@ -26,6 +26,7 @@ __all__ = ["main", "torture"]
 _ROOT = Path(__file__).resolve().parents[1]
 _PATIENCE = 120
 """Seconds after which a run of these few records hangs."""
+_VICTIMS = ("everything", "the main process", "a worker")
 _STAGES = ("reading inputs", "preparing", "sealing")
 
 
@@ -41,9 +42,17 @@ def main() -> None:
 
 
 def torture(
-    kills: int, folder: Path, *, seed: int, kills_a_run: int = 4, say: Callable[[str], None] = lambda _: None
+    kills: int,
+    folder: Path,
+    *,
+    seed: int,
+    kills_a_run: int = 4,
+    workers: int = 3,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Counter[tuple[str, str]]:
-    """Kill runs `kills` times in all, each at most `kills_a_run` times; returns how many struck which stage and whom.
+    """Kill runs of 1 to `workers` workers `kills` times in all, each at most `kills_a_run` times.
+
+    Returns how many kills struck which stage and whom.
 
     Raises AssertionError where a run that was killed ends in other bytes, or leaves half a dataset that looks whole.
     """
@@ -60,9 +69,9 @@ def torture(
         for _ in range(draw.randint(1, kills_a_run)):
             if sum(counts.values()) < kills:
                 stage = draw.choice(_STAGES)
-                struck = _disturbed(inputs, out, stage, draw.uniform(0, durations[stage]), draw)
-                counts.update(struck)
-        _finish(inputs, out, draw.choice((1, 2)))
+                delay, count = draw.uniform(0, durations[stage]), draw.randint(1, workers)
+                counts.update(_disturbed(inputs, out, stage, delay, count, draw.choice(_VICTIMS)))
+        _finish(inputs, out, draw.randint(1, min(2, workers)))
         assert _contents(out) == expected, f"seed {seed}: {out.name} ended in other bytes"
         say(f"{sum(counts.values())} kills, {number} runs")
     return counts
@@ -108,16 +117,17 @@ def _await_stage(process: subprocess.Popen[str], stage: str) -> bool:
     return any(line.strip() == stage for line in process.stdout)
 
 
-def _disturbed(inputs: list[Path], out: Path, stage: str, delay: float, draw: random.Random) -> list[tuple[str, str]]:
-    """Run, and kill somebody `delay` seconds into `stage`; returns whom, or nothing where the run ended before."""
-    victim = draw.choice(("everything", "the main process", "a worker"))
-    process = _start(inputs, out, 2 if victim == "a worker" else draw.choice((1, 2, 3)))
+def _disturbed(
+    inputs: list[Path], out: Path, stage: str, delay: float, workers: int, victim: str
+) -> list[tuple[str, str]]:
+    """Run, and kill `victim` `delay` seconds into `stage`; returns both, or nothing where the run ended before."""
+    process = _start(inputs, out, max(workers, 2) if victim == "a worker" else workers)
     _await_stage(process, stage)
     time.sleep(delay)
-    workers = _children(process.pid)
+    children = _children(process.pid)
     running = process.poll() is None
-    if victim == "a worker" and workers:
-        os.kill(draw.choice(workers), signal.SIGKILL)
+    if victim == "a worker" and children:
+        os.kill(children[-1], signal.SIGKILL)
     elif victim == "a worker":
         running = False
     elif victim == "everything" and running:

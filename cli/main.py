@@ -14,6 +14,10 @@ __all__ = ["main"]
 
 _COMMANDS: dict[str, tuple[str, str]] = {
     "prepare": ("prepare", "Turn raw records into verified training shards."),
+    "check": ("check", "Find what is wrong with raw records before anything is trained."),
+    "stats": ("stats", "Count and measure records, turns, tokens."),
+    "dedup": ("dedup", "List duplicates and near-duplicates, for prepare --drop."),
+    "split": ("split", "Split records into train and eval, copies on one side."),
     "verify": ("verify", "Re-derive every invariant of a dataset from its files alone."),
     "inspect": ("inspect", "Show one record or one bin, trained tokens marked."),
     "template": ("template", "List, show and examine chat templates."),

@@ -14,8 +14,8 @@ __all__ = [
     "ConfigError",
     "InputError",
     "OutputError",
-    "ShardError",
     "SftdataError",
+    "ShardError",
     "describe",
     "nearest",
 ]

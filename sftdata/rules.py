@@ -51,9 +51,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """A repair exists that cannot change what the record says."""
 
 
-_TABLE: tuple[Rule, ...] = msgspec.json.decode(
-    Path(__file__).with_suffix(".json").read_bytes(), type=tuple[Rule, ...]
-)
+_TABLE: tuple[Rule, ...] = msgspec.json.decode(Path(__file__).with_suffix(".json").read_bytes(), type=tuple[Rule, ...])
 
 RULES: dict[str, Rule] = {entry.code: entry for entry in _TABLE}
 

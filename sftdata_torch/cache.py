@@ -15,18 +15,12 @@ from pathlib import Path
 
 from sftdata.errors import ShardError, describe
 
-__all__ = ["ShardCache", "is_remote"]
+__all__ = ["ShardCache"]
 
 _CHUNK = 1 << 20
 _SUFFIX = ".part"
 _DEAD_SECONDS = 3600
 """A part that was not written to for so long belongs to nobody."""
-
-
-def is_remote(address: str) -> bool:
-    """`s3://bucket/set` is, `/data/set` and `C:/set` are not."""
-    scheme, separator, _ = address.partition("://")
-    return bool(separator) and scheme not in ("", "file")
 
 
 class ShardCache:

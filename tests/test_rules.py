@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from sftdata_cli.rule import command
 
 from sftdata.errors import ConfigError
 from sftdata.report.rules import FAMILIES, FOUND_BY, page
 from sftdata.rules import RULES, Rule, rule
+from sftdata_cli.rule import command
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCK = Path(__file__).with_name("rules.lock")

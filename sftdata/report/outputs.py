@@ -17,10 +17,10 @@ from xml.sax.saxutils import escape, quoteattr
 
 import msgspec
 
-from sftdata import __version__
 from sftdata.report.terminal import clean, summary_lines
 from sftdata.report.verdict import Policy, RuleStatus
 from sftdata.rules import RULES
+from sftdata.version import VERSION
 
 __all__ = ["FORMATS", "Result"]
 
@@ -127,7 +127,7 @@ def _concise(result: Result) -> Iterator[str]:
 
 def _json(result: Result) -> Iterator[str]:
     document = {
-        "version": __version__,
+        "version": VERSION,
         "passed": not result.failed,
         "rules": [msgspec.to_builtins(one) for one in result.statuses],
         "findings": [_row(result, found) for found in result.findings()],
@@ -196,7 +196,7 @@ def _sarif(result: Result) -> Iterator[str]:
         "tool": {
             "driver": {
                 "name": "sftdata",
-                "version": __version__,
+                "version": VERSION,
                 "rules": [_sarif_rule(one) for one in result.statuses],
             }
         },

@@ -42,7 +42,7 @@ class TokenizerFiles(msgspec.Struct, frozen=True):
         digest = hashlib.sha256()
         for part in (
             self.tokenizer_json.encode(),
-            orjson.dumps(self.config, option=orjson.OPT_SORT_KEYS),
+            json.dumps(self.config, sort_keys=True).encode(),  # its model_max_length is often 10**30
             orjson.dumps(self.generation_eos),
         ):
             digest.update(len(part).to_bytes(8, "little"))

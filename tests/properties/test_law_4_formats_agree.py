@@ -7,11 +7,11 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.strategies import conversations, json_values
 
 from sftdata.formats import FORMATS, FormatOptions, normalise, to_messages
 from sftdata.formats.faults import has_error
 from sftdata.records import Conversation, Rejection
+from tests.strategies import conversations, json_values
 
 
 def said(value: Any, options: FormatOptions | None = None) -> Conversation:

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.strategies import texts
 
 from sftdata.records import Conversation, Message, Rejection, Role
 from sftdata.templates.builtin import BUILTIN
 from sftdata.templates.contract import Contract, ServingOptions, Unrolled
 from sftdata.templates.environment import compile_template
 from sftdata.templates.messages import ControlPolicy
+from tests.strategies import texts
 
 CONTROL = ("<|im_start|>", "<|im_end|>", "<|eot_id|>", "</s>", "<s>", "<end_of_turn>", "<|end|>", "<|endoftext|>")
 
