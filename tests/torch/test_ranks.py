@@ -4,52 +4,17 @@ from __future__ import annotations
 
 import queue
 import socket
-import traceback
 
 import numpy as np
 import pytest
-import torch
-import torch.distributed as dist
 import torch.multiprocessing
-from torch.nn.parallel import DistributedDataParallel
 
-from sftdata_torch.accumulate import accumulate
-from sftdata_torch.attention import register_attention
-from sftdata_torch.dataset import PackedDataset
-from sftdata_torch.sampler import ElasticSampler
-from sftdata_torch.stream import PackedStream
-from tests.torch.packs import many, sealed, tiny
+from tests.torch.packs import many, sealed
+from tests.torch.rank import run
 
 BINS = many(11, seed=4)
 STEPS = 3
 """In an epoch of 11 bins at 4 a step; the last step has 3, and so one blank."""
-
-
-def run(rank, world, port, path, out):
-    """One rank: the bins it read and, of every step, the loss and the gradient."""
-    try:
-        torch.set_num_threads(1)
-        if world > 1:
-            store = dist.TCPStore("127.0.0.1", port, world, rank == 0)
-            dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
-        dataset = PackedDataset(path, seed=0)
-        stream = PackedStream(dataset, ElasticSampler(dataset, global_batch=4, micro_batch=1), workers=rank)
-        model = tiny("qwen2", register_attention()).double()
-        trained = DistributedDataParallel(model) if world > 1 else model
-        seen = []
-        for micro_batches in stream.steps():
-            model.zero_grad()
-            loss = accumulate(trained, micro_batches, device="cpu")
-            gradient = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
-            ids = [batch["input_ids"][0].tolist() for batch in micro_batches]
-            seen.append((ids, loss.item(), gradient.numpy().copy()))
-        out.put((rank, seen, stream.state_dict()))
-        if world > 1:
-            dist.barrier()
-            dist.destroy_process_group()
-    except BaseException:
-        out.put((rank, traceback.format_exc(), None))
-        raise
 
 
 @pytest.fixture(scope="module")
