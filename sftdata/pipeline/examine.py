@@ -31,11 +31,11 @@ __all__ = ["DOCUMENTS", "RECORDS", "Bench", "Examined", "Found", "Wishes", "open
 
 RECORDS = np.dtype(
     [
-        *(("record_id", "<i8"), ("line", "<i8"), ("source", "<i4")),
+        *(("record_id", "<i8"), ("line", "<i8"), ("source", "<i4"), ("asked", "<i4")),
         *(("content", "<u8"), ("prompt", "<u8"), ("answer", "<u8"), ("system", "<u8")),
     ]
 )
-"""One row a readable record."""
+"""One row a readable record; `asked` is the length of its user turns in characters."""
 DOCUMENTS = np.dtype([("record_id", "<i8"), ("length", "<i4"), ("trained", "<i4")])
 """One row a document that would be written."""
 
@@ -163,7 +163,7 @@ class _Sink:
         self.repaired = (stem.parent / f"repaired-{stem.name}.jsonl").open("wb") if bench.wishes.repair else None
         self.changes = (stem.parent / f"changes-{stem.name}.jsonl").open("wb") if bench.wishes.repair else None
         self.signatures = Signatures(bench.work, f"near-{stem.name}") if bench.wishes.near_duplicates else None
-        self.records: list[tuple[int, int, int, int, int, int, int]] = []
+        self.records: list[tuple[int, ...]] = []
         self.documents: list[npt.NDArray[np.void]] = []
         self.texts: list[tuple[RawRecord, str, int]] = []
         self.sources: dict[str, int] = {}
@@ -176,7 +176,9 @@ class _Sink:
         """What the rules about texts find; keys and texts are put aside for the rules about the dataset."""
         number, _ = self.names[raw.source]
         keys = keys_of(conversation)
-        self.records.append((raw.record_id, raw.line, number, keys.content, keys.prompt, keys.answer, keys.system))
+        asked = sum(len(one.content or "") for one in conversation.messages if one.role == "user")
+        row = (raw.record_id, raw.line, number, asked, keys.content, keys.prompt, keys.answer, keys.system)
+        self.records.append(row)
         name = f"{number}/{conversation.format}"
         self.sources[name] = self.sources.get(name, 0) + 1
         if self.signatures is not None or self.bench.evals is not None:

@@ -73,7 +73,7 @@ def lines(
             for x, y in zip(xs, values, strict=True)
         )
         parts.append(f'<polyline class="line l{number}" points="{points}"><title>{escape(name)}</title></polyline>')
-    parts += [_tick(place(x), short(x)) for x in xs if math.log2(x) % 1 == 0]
+    parts += [_tick(place(x), f"{x:,}") for x in xs if math.log2(x) % 1 == 0]
     if at is not None and xs[0] <= at <= xs[-1]:
         parts.append(_marker(place(at), mark))
     return _figure(parts, alt)
