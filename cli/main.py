@@ -1,14 +1,15 @@
 """The command `sftdata`: a group that imports a command's file only when the command is used.
 
-What lives here: the list of commands and the mapping of errors to exit codes. What must not: the library.
+What lives here: the list of commands. What must not: the library; exit codes (`exits`).
 """
 
 from __future__ import annotations
 
 import importlib
-import sys
 
 import click
+
+from sftdata_cli.exits import run
 
 __all__ = ["main"]
 
@@ -63,24 +64,5 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line; errors raised on purpose become one line and an exit code."""
-    from sftdata.errors import SftdataError, ShardError
-
-    try:
-        code = cli.main(standalone_mode=False)
-    except click.exceptions.Abort:
-        click.echo("interrupted", err=True)
-        sys.exit(130)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except ShardError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(1)
-    except SftdataError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(2)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
-    sys.exit(code if isinstance(code, int) else 0)
+    """The entry point `sftdata`."""
+    run(cli)
