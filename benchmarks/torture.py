@@ -21,12 +21,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["main", "torture"]
+__all__ = ["VICTIMS", "main", "torture"]
 
 _ROOT = Path(__file__).resolve().parents[1]
 _PATIENCE = 120
 """Seconds after which a run of these few records hangs."""
-_VICTIMS = ("everything", "the main process", "a worker")
+VICTIMS = ("everything", "the main process", "a worker")
 _STAGES = ("reading inputs", "preparing", "sealing")
 
 
@@ -48,6 +48,7 @@ def torture(
     seed: int,
     kills_a_run: int = 4,
     workers: int = 3,
+    victims: tuple[str, ...] = VICTIMS,
     say: Callable[[str], None] = lambda _: None,
 ) -> Counter[tuple[str, str]]:
     """Kill runs of 1 to `workers` workers `kills` times in all, each at most `kills_a_run` times.
@@ -70,7 +71,7 @@ def torture(
             if sum(counts.values()) < kills:
                 stage = draw.choice(_STAGES)
                 delay, count = draw.uniform(0, durations[stage]), draw.randint(1, workers)
-                counts.update(_disturbed(inputs, out, stage, delay, count, draw.choice(_VICTIMS)))
+                counts.update(_disturbed(inputs, out, stage, delay, count, draw.choice(victims)))
         _finish(inputs, out, draw.randint(1, min(2, workers)))
         assert _contents(out) == expected, f"seed {seed}: {out.name} ended in other bytes"
         say(f"{sum(counts.values())} kills, {number} runs")

@@ -81,7 +81,7 @@ class Folder:
 
     def write_plan(self, plan: Plan) -> None:
         """Make `plan` the plan of this folder."""
-        self.store.write(_PLAN, msgspec.json.encode(plan, order="deterministic"))
+        self.store.write(_PLAN, msgspec.json.encode(plan))
 
     def read_plan(self) -> Plan:
         """The plan, with the records that have killed a worker since; raises OutputError where there is none."""
@@ -90,15 +90,18 @@ class Folder:
             raise OutputError(describe("there is no plan", where=self.address, fix="Make one: sftdata unit plan."))
         try:
             plan = msgspec.json.decode(data, type=Plan)
-            poison = dict(plan.poison)
-            for name in self.store.sizes(WORK):
-                if fnmatch.fnmatchcase(name, "unit-*-poison.json"):
-                    more = self.store.read(f"{WORK}/{name}") or b"{}"
-                    poison |= msgspec.json.decode(more, type=dict[int, str])
         except msgspec.DecodeError as error:
             raise OutputError(
                 describe("the plan of the unfinished run cannot be read", where=self.address, fix="Use --fresh.")
             ) from error
+        return self.with_poison(plan)
+
+    def with_poison(self, plan: Plan) -> Plan:
+        """`plan` with all records that have killed a worker until now."""
+        poison: dict[int, str] = {}
+        for name in sorted(self.store.sizes(WORK)):
+            if fnmatch.fnmatchcase(name, "unit-*-poison.json"):
+                poison |= msgspec.json.decode(self.store.read(f"{WORK}/{name}") or b"{}", type=dict[int, str])
         return msgspec.structs.replace(plan, poison=poison)
 
     def add_poison(self, plan: Plan, index: int, found: dict[int, str]) -> Plan:
@@ -108,7 +111,7 @@ class Folder:
         """
         poison = {**plan.poison, **found}
         mine = {one: why for one, why in poison.items() if one in plan.units[index].record_ids}
-        self.store.write(f"{WORK}/{unit_stem(index)}-poison.json", msgspec.json.encode(mine, order="deterministic"))
+        self.store.write(f"{WORK}/{unit_stem(index)}-poison.json", msgspec.json.encode(mine))
         return msgspec.structs.replace(plan, poison=poison)
 
     # units

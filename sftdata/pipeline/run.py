@@ -104,7 +104,7 @@ def _run(plan: Plan, folder: Folder, serving: Serving, told: Progress) -> Outcom
     told.stage("preparing", sum(plan.units[index].records for index in todo))
     run_units(plan, todo, folder, told.advance, (serving.files, serving.vocabulary))
     told.stage("sealing", None)
-    return seal(plan, folder, serving, folder.results(plan))
+    return seal(folder.with_poison(plan), folder, serving, folder.results(plan))
 
 
 @contextlib.contextmanager
