@@ -23,34 +23,36 @@ VOCAB = 150_000
 _FILE_TOKENS = 1 << 24
 
 
-def write_set(folder: Path, tokens: int, *, group_tokens: int = GROUP_TOKENS) -> Path:
+def write_set(
+    folder: Path, tokens: int, *, group_tokens: int = GROUP_TOKENS, capacity: int = CAPACITY, vocab: int = VOCAB
+) -> Path:
     """Write about `tokens` tokens into `folder` and seal them; returns `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    fingerprint = hashlib.sha256(f"{tokens}:{group_tokens}".encode()).hexdigest()
-    bins = max(tokens // CAPACITY, 1)
-    a_file = _FILE_TOKENS // CAPACITY
+    fingerprint = hashlib.sha256(f"{tokens}:{group_tokens}:{capacity}:{vocab}".encode()).hexdigest()
+    bins = max(tokens // capacity, 1)
+    a_file = _FILE_TOKENS // capacity
     counts = [min(a_file, bins - start) for start in range(0, bins, a_file)]
     entries: list[FileEntry] = []
     for number, count in enumerate(counts):
         path = folder / f"train-{number:05d}-of-{len(counts):05d}.parquet"
         metadata = {FINGERPRINT_KEY: fingerprint}
         with ShardWriter(_always(path), metadata=metadata, max_group_tokens=group_tokens) as writer:
-            for rows in _rows(count, seed=number):
+            for rows in _rows(count, number, capacity, vocab):
                 writer.write(rows)
         entries += writer.entries
-    (folder / "manifest.json").write_bytes(dump_manifest(_manifest(entries, fingerprint)))
+    (folder / "manifest.json").write_bytes(dump_manifest(_manifest(entries, fingerprint, capacity, vocab)))
     return folder
 
 
-def _rows(count: int, seed: int) -> Iterator[Rows]:
+def _rows(count: int, seed: int, capacity: int, vocab: int) -> Iterator[Rows]:
     """`count` full bins, 64 at a time."""
     random = np.random.default_rng(seed)
     for start in range(0, count, 64):
         bins = min(64, count - start)
-        inner = np.argpartition(random.random((bins, CAPACITY - 1)), DOCUMENTS - 1)[:, : DOCUMENTS - 1] + 1
-        edges = np.hstack([np.zeros((bins, 1), np.int64), np.sort(inner), np.full((bins, 1), CAPACITY)])
+        inner = np.argpartition(random.random((bins, capacity - 1)), DOCUMENTS - 1)[:, : DOCUMENTS - 1] + 1
+        edges = np.hstack([np.zeros((bins, 1), np.int64), np.sort(inner), np.full((bins, 1), capacity)])
         lengths = np.diff(edges).reshape(-1).astype(np.int32)
-        ids = np.minimum(random.zipf(1.2, bins * CAPACITY), VOCAB - 1).astype(np.int32)
+        ids = np.minimum(random.zipf(1.2, bins * capacity), vocab - 1).astype(np.int32)
         place = np.arange(len(ids)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         trained = place > np.repeat(lengths // 2, lengths)
         yield Rows(
@@ -63,7 +65,7 @@ def _rows(count: int, seed: int) -> Iterator[Rows]:
         )
 
 
-def _manifest(entries: list[FileEntry], fingerprint: str) -> Manifest:
+def _manifest(entries: list[FileEntry], fingerprint: str, capacity: int, vocab: int) -> Manifest:
     tokens, documents = sum(entry.tokens for entry in entries), sum(entry.documents for entry in entries)
     trained, no_hash = sum(entry.loss_tokens for entry in entries), "0" * 64
     ids: dict[str, Any] = {"bos_token_id": None, "eos_token_id": 1, "pad_token_id": None, "stop_token_ids": [1]}
@@ -72,9 +74,9 @@ def _manifest(entries: list[FileEntry], fingerprint: str) -> Manifest:
         fingerprint=fingerprint,
         files={"train": tuple(entries)},
         inputs=[{"address": "synthetic", "size": 0, "sha256": no_hash, "records": documents}],
-        tokenizer={"sha256": no_hash, "vocab_size": VOCAB, "largest_id": VOCAB - 1, **ids},
+        tokenizer={"sha256": no_hash, "vocab_size": vocab, "largest_id": vocab - 1, **ids},
         template={"sources": {}, "sha256": {}, "kwargs": {}, "clock": "2026-01-01"},
-        config={"max_length": CAPACITY, "train_on": "replies"},
+        config={"max_length": capacity, "train_on": "replies"},
         ledger={
             "records": {"read": documents, "written": documents, "rejected": 0, "duplicate": 0},
             "examples": {"written": documents, "rejected": 0},

@@ -117,3 +117,25 @@ def test_eval_commands_score_a_model_and_put_two_side_by_side(lesson, tmp_path):
     assert (tmp_path / "report" / "side-by-side.html").exists()
     alone = runner.invoke(evaluate, ["side-by-side", *common, "--out", str(tmp_path)], standalone_mode=False)
     assert "only an adapter knows its own base" in str(alone.exception)
+
+
+def test_the_checkpoint_goes_on_to_preferences(lesson, tmp_path, monkeypatch):
+    pytest.importorskip("trl")
+    pairs = [{"prompt": f"Name {what}.", "chosen": "Blue.", "rejected": "Seven."} for what in ("a", "b", "c", "d")]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
+    given = ["--model", lesson / "run" / "model", "--pairs", tmp_path / "pairs.jsonl", "--out", tmp_path / "dpo"]
+    example("dpo_after_sft", monkeypatch, *given, "--max-steps", 1)
+    assert (tmp_path / "dpo" / "model.safetensors").exists()
+    kept = (tmp_path / "dpo" / "chat_template.jinja").read_text(encoding="utf-8")
+    assert kept == (lesson / "run" / "model" / "chat_template.jinja").read_text(encoding="utf-8")
+
+
+def test_gpu_benchmark_runs_to_its_table_on_the_cpu(monkeypatch, capsys):
+    pytest.importorskip("trl")
+    from benchmarks import gpu
+
+    monkeypatch.setattr(sys, "argv", ["gpu", "--smoke"])
+    gpu.main()
+    out = capsys.readouterr().out
+    assert "losses over each other" in out
+    assert "Error" not in out
