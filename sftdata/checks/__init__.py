@@ -1,6 +1,6 @@
 """Rules about what conversations say: pure functions from a `Conversation` to findings, cheap enough for every row.
 
-    examine(conversation) ─► findings of SFT005–007, 010, 013, 111, 121, 706–710, 714
+    examine(conversation) ─► findings of SFT003, 005–007, 010, 111, 121, 706–710, 714
 
 What lives here: the list of checks and the loop over them. What must not: files, tokens, other records.
 """

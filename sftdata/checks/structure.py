@@ -1,4 +1,4 @@
-"""Shape beyond the schema: size, tools and the order around them (SFT010, SFT013, SFT111, SFT121).
+"""Shape beyond the schema: size, tools and the order around them (SFT010, SFT111, SFT121).
 
 What lives here: rules that need the whole normalised conversation. What must not: texts' content.
 """
@@ -35,14 +35,10 @@ def structure(conversation: Conversation) -> Iterator[Finding]:
 
 def _tools(conversation: Conversation) -> Iterator[Finding]:
     declared = {}
-    for index, tool in enumerate(conversation.tools):
+    for tool in conversation.tools:
         function = tool.get("function", tool)
         parameters = function.get("parameters") if isinstance(function, dict) else None
         if not isinstance(parameters, dict):
-            continue
-        null = _null_property(parameters)
-        if null is not None:
-            yield Finding("SFT013", f"the property {null!r} of a tool is null", f"/tools/{index}")
             continue
         declared[function.get("name")] = msgspec.json.encode(parameters, order="deterministic")
     for message, pointer in zip(conversation.messages, conversation.pointers, strict=True):
@@ -51,13 +47,6 @@ def _tools(conversation: Conversation) -> Iterator[Finding]:
                 wrong = _violation(declared[call.name], call.arguments)
                 if wrong:
                     yield Finding("SFT121", f"arguments of {call.name!r}: {wrong}", pointer)
-
-
-def _null_property(schema: dict[str, Any]) -> str | None:
-    properties = schema.get("properties")
-    if not isinstance(properties, dict):
-        return None
-    return next((str(name) for name, value in properties.items() if value is None), None)
 
 
 @lru_cache(maxsize=4096)
