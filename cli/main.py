@@ -15,6 +15,7 @@ __all__ = ["main"]
 
 _COMMANDS: dict[str, tuple[str, str]] = {
     "prepare": ("prepare", "Turn raw records into verified training shards."),
+    "unit": ("unit", "Prepare in three steps, for Slurm arrays and other schedulers."),
     "check": ("check", "Find what is wrong with raw records before anything is trained."),
     "stats": ("stats", "Count and measure records, turns, tokens."),
     "dedup": ("dedup", "List duplicates and near-duplicates, for prepare --drop."),

@@ -139,6 +139,14 @@ class Folder:
         record = msgspec.json.encode(result, order="deterministic")
         self.store.write(f"{WORK}/{unit_stem(result.index)}.json", record)
 
+    def is_committed(self, plan: Plan, index: int) -> bool:
+        """Whether one unit is done, as `committed` sees it before anything is sealed."""
+        result = self._read_commit(plan, index)
+        if result is None:
+            return False
+        here = {f"{WORK}/{name}": size for name, size in self.store.sizes(WORK).items()}
+        return self._has_files(result, here, {})
+
     def committed(self, plan: Plan) -> dict[int, UnitResult]:
         """The commit records of `plan` whose files are all there, of the right size and content, by unit.
 

@@ -18,16 +18,16 @@ import msgspec
 from sftdata.config import PrepareConfig, build_config
 from sftdata.errors import InputError, OutputError, SftdataError, describe
 from sftdata.pipeline.engines.local import run_units
-from sftdata.pipeline.folder import REPORT, Folder
+from sftdata.pipeline.folder import Folder
 from sftdata.pipeline.plan import FORMAT_VERSION, Plan, fingerprint, read_inputs, versions
-from sftdata.pipeline.seal import Outcome, seal
+from sftdata.pipeline.seal import Outcome, left_alone, seal
 from sftdata.pipeline.serving import Serving, settle_serving
-from sftdata.pipeline.store import RESUME, WORK
+from sftdata.pipeline.store import RESUME
 from sftdata.sources import resolve
 from sftdata.tokenizers import choose_engine
 from sftdata.tokenizers.engines import EngineMismatch
 
-__all__ = ["Progress", "make_plan", "prepare", "run_prepare"]
+__all__ = ["Opened", "Progress", "kept_for_resume", "make_plan", "opened", "prepare", "run_prepare"]
 
 
 class Progress(Protocol):
@@ -67,6 +67,32 @@ def prepare(inputs: str | Sequence[str], **options: Any) -> Outcome:
 def run_prepare(config: PrepareConfig, progress: Progress | None = None, *, unit_bytes: int | None = None) -> Outcome:
     """`prepare` with a finished configuration. `unit_bytes` overrides the size of a unit (for tests)."""
     told = progress or Silent()
+    with opened(config, told, unit_bytes=unit_bytes) as job:
+        if job.sealed:
+            return left_alone(job.folder)
+        try:
+            return _run(job.plan, job.folder, job.serving, told)
+        except EngineMismatch as error:
+            told.stage(f"starting over with the reference tokenizer engine: {error}", None)
+            return _run(with_reference(job.plan, job.serving), job.folder, job.serving, told)
+
+
+class Opened(msgspec.Struct, frozen=True):
+    """An output folder that this process holds, and the plan for it."""
+
+    folder: Folder
+    plan: Plan
+    serving: Serving
+    sealed: bool
+    """Whether the folder holds the finished dataset of this plan."""
+
+
+@contextlib.contextmanager
+def opened(config: PrepareConfig, told: Progress, *, unit_bytes: int | None = None) -> Iterator[Opened]:
+    """Read the inputs, and hold the output folder for a plan that is new, or the very one that lies there.
+
+    Raises OutputError where the folder holds anything else, ConfigError and InputError before anything is written.
+    """
     folder = Folder(config.out)
     before = folder.state()
     if before == "foreign" and not config.fresh:
@@ -83,17 +109,13 @@ def run_prepare(config: PrepareConfig, progress: Progress | None = None, *, unit
             folder.clear()
         told.stage("reading inputs", None)
         plan = make_plan(config, clock, serving, folder.scratch, unit_bytes=unit_bytes)
-        before = folder.state()  # a run may have ended since
-        if before == "sealed":
-            return _already_sealed(folder, plan, serving)
-        if before == "planned":
+        state = folder.state()  # a run may have ended since
+        if state == "planned":
             plan = _resumed(folder, plan, serving)
+        elif state == "sealed":
+            _refuse_other_dataset(folder, plan, serving)
         with kept_for_resume(folder):
-            try:
-                return _run(plan, folder, serving, told)
-            except EngineMismatch as error:
-                told.stage(f"starting over with the reference tokenizer engine: {error}", None)
-                return _run(with_reference(plan, serving), folder, serving, told)
+            yield Opened(folder, plan, serving, state == "sealed")
 
 
 def _run(plan: Plan, folder: Folder, serving: Serving, told: Progress) -> Outcome:
@@ -220,7 +242,8 @@ def _changes(old: Plan, new: Plan) -> str:
     return ", ".join(dict.fromkeys(changed)) or "the division of work"
 
 
-def _already_sealed(folder: Folder, plan: Plan, serving: Serving) -> Outcome:
+def _refuse_other_dataset(folder: Folder, plan: Plan, serving: Serving) -> None:
+    """Raises OutputError where the folder's dataset is not the one that `plan` makes."""
     from sftdata.shards import read_manifest
 
     manifest = read_manifest(folder.address)
@@ -234,14 +257,3 @@ def _already_sealed(folder: Folder, plan: Plan, serving: Serving) -> Outcome:
                 fix="Choose another --out, or --fresh to replace it.",
             )
         )
-    folder.store.remove(WORK)
-    return Outcome(True, folder.address, _sealed_report(folder), unchanged=True)
-
-
-def _sealed_report(folder: Folder) -> dict[str, Any]:
-    """The report that stands beside the manifest; empty where somebody removed it."""
-    try:
-        report: dict[str, Any] = msgspec.json.decode(folder.store.read(REPORT) or b"{}")
-    except msgspec.DecodeError:
-        return {}
-    return report

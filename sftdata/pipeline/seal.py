@@ -25,7 +25,7 @@ from sftdata.report.card import dataset_card
 from sftdata.report.json import run_report
 from sftdata.shards import Manifest, SidecarEntry, dump_manifest
 
-__all__ = ["Outcome", "seal"]
+__all__ = ["Outcome", "left_alone", "seal"]
 
 
 class Outcome(msgspec.Struct):
@@ -83,6 +83,16 @@ def seal(plan: Plan, folder: Folder, serving: Serving, results: Sequence[UnitRes
     folder.store.write(MANIFEST, dump_manifest(manifest))
     folder.store.remove(WORK)
     return Outcome(True, folder.address, report)
+
+
+def left_alone(folder: Folder) -> Outcome:
+    """The outcome where the folder holds the finished dataset already; what a killed run left beside it goes."""
+    folder.store.remove(WORK)
+    try:
+        report = msgspec.json.decode(folder.store.read(REPORT) or b"{}", type=dict[str, Any])
+    except msgspec.DecodeError:  # somebody wrote into it; the dataset is none the worse
+        report = {}
+    return Outcome(True, folder.address, report, unchanged=True)
 
 
 def _refusal(plan: Plan, ledger: Ledger) -> str:

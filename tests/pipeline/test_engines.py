@@ -35,7 +35,7 @@ def engine(out: Path) -> dict[str, Any]:
     return found
 
 
-def shards(out: Path) -> dict[str, bytes]:
+def shards(out: Path) -> dict[str, Any]:
     """The data alone: a footer carries the fingerprint, which tells the engines apart."""
     import pyarrow.parquet as pq
 

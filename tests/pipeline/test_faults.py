@@ -101,7 +101,8 @@ def test_a_record_that_never_ends_is_given_up(tmp_path: Path, killers: Path, mon
 def test_a_worker_that_somebody_killed_costs_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = parts(tmp_path, 3)
     go(inputs, tmp_path / "whole", unit_bytes=1)
-    hear, killed = pool.Pool._hear, []
+    hear = pool.Pool._hear
+    killed: list[pool.Worker] = []
 
     def kill_once(self: pool.Pool, worker: pool.Worker, kind: str, *rest: Any) -> None:
         if kind == "ready" and not killed:
@@ -185,7 +186,7 @@ def test_a_read_error_ends_in_a_clear_error_and_a_run_that_can_be_resumed(
     go(inputs, tmp_path / "whole", unit_bytes=1)
 
     class Failing(io.FileIO):
-        def read(self, size: int = -1) -> bytes:
+        def read(self, size: int | None = -1) -> bytes:
             raise OSError(errno.EIO, "Input/output error")
 
     def opened(item: Any) -> Any:
