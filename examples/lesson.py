@@ -35,7 +35,8 @@ def stratified(lines: list[str], count: int) -> list[str]:
     kinds: dict[tuple[object, ...], list[str]] = defaultdict(list)
     for line in sorted(set(lines), key=lambda each: hashlib.sha256(each.encode()).digest()):
         filled = tuple(sorted(name for name, value in json.loads(line).items() if value))
-        kinds[(*filled, len(line).bit_length())].append(line)
+        kind = (*filled, len(line).bit_length())
+        kinds[kind].append(line)
     share = min(1.0, count / max(len(lines), 1))
     return [line for each in kinds.values() for line in each[: max(1, round(share * len(each)))]]
 

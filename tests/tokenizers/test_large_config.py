@@ -10,9 +10,9 @@ import sftdata
 from sftdata.tokenizers.origin import load_files
 
 
-def test_a_maximum_length_of_ten_to_the_thirty_is_hashed_like_any_other(tmp_path):
+def test_a_maximum_length_of_ten_to_the_thirty_is_hashed_like_any_other(tmp_path: Path) -> None:
     carried = Path(sftdata.__file__).parent / "tokenizers" / "builtin"
-    hashes = set()
+    hashes: set[str] = set()
     for length in (10**30, 10**30 + 1, 10**30):
         folder = tmp_path / str(len(hashes))
         folder.mkdir(exist_ok=True)

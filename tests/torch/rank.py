@@ -39,7 +39,9 @@ def run(rank: int, world: int, port: int, path: Path, out: Any) -> None:
     try:
         torch.set_num_threads(1)
         if world > 1:
-            store = dist.TCPStore("127.0.0.1", port, world, rank == 0)
+            store = dist.TCPStore(  # type: ignore[attr-defined]
+                "127.0.0.1", port, world, rank == 0
+            )
             dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
         dataset = PackedDataset(path, seed=0)
         stream = PackedStream(dataset, ElasticSampler(dataset, global_batch=4, micro_batch=1), workers=rank)
