@@ -37,7 +37,8 @@ def bars(
     inner = _WIDTH - _LEFT - _RIGHT
     step = inner / max(len(values), 1)
     parts = [_axis(top)]
-    every = math.ceil(len(labels) / 12)
+    widest = max(map(len, labels), default=1)
+    every = math.ceil(len(labels) * (7 * widest + 8) / inner)
     for place, (label, value) in enumerate(zip(labels, values, strict=True)):
         height = (_HEIGHT - _TOP - _BOTTOM) * value / top
         x, y = _LEFT + place * step, _HEIGHT - _BOTTOM - height
@@ -75,7 +76,7 @@ def lines(
         parts.append(f'<polyline class="line l{number}" points="{points}"><title>{escape(name)}</title></polyline>')
     parts += [_tick(place(x), f"{x:,}") for x in xs if math.log2(x) % 1 == 0]
     if at is not None and xs[0] <= at <= xs[-1]:
-        parts.append(_marker(place(at), mark))
+        parts.append(_marker(place(at), mark, _HEIGHT - _BOTTOM - 6))
     return _figure(parts, alt)
 
 
@@ -106,9 +107,9 @@ def _tick(x: float, label: str) -> str:
     return f'<text class="tick" x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 16}" text-anchor="middle">{escape(label)}</text>'
 
 
-def _marker(x: float, label: str) -> str:
+def _marker(x: float, label: str, y: float = _TOP + 8) -> str:
     line = f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>'
     anchor = "end" if x > _WIDTH * 0.7 else "start"
     shift = -4 if anchor == "end" else 4
-    text = f'<text class="tick" x="{x + shift:.1f}" y="{_TOP + 8}" text-anchor="{anchor}">{escape(label)}</text>'
+    text = f'<text class="tick" x="{x + shift:.1f}" y="{y}" text-anchor="{anchor}">{escape(label)}</text>'
     return line + text
