@@ -195,6 +195,7 @@ class Contract:
         examples: list[tuple[str, list[Span]]] = []
         breaks: list[str] = []
         replies: dict[int, str] = {}
+        notes: dict[str, Finding] = {}
         text, spans = "", list[Span]()
         for turn in trained:
             prompt, reply = reader.read(conversation, chat, turn)
@@ -204,15 +205,17 @@ class Contract:
                 examples.append((text, spans))
                 breaks.append(_difference(text, prompt))
                 spans = []
-            replies[turn] = reply
-            text = prompt + reply
+            if reply.note is not None:
+                notes.setdefault(reply.note.code, _placed(reply.note, conversation, turn))
+            replies[turn] = reply.text
+            text = prompt + reply.text
             spans.append(Span(len(prompt), len(text), turn))
         examples.append((text, spans))
         if chat.markers and any(prints_escaped(one, chat.markers) for one, _ in examples):
             return Rejection((*findings, _ESCAPED))
         lost = reader.kept.missing(conversation, chat, text, replies, self._options.allow_dropped)
-        findings += tuple(lost)
-        if any(finding.code in {"SFT308", "SFT319"} for finding in lost):
+        findings += (*lost, *notes.values())
+        if any(finding.code == "SFT308" for finding in lost):
             return Rejection(findings)
         return self._unrolled(examples, breaks, chat, findings)
 

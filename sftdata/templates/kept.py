@@ -26,6 +26,15 @@ _MARK = "Zq7vKeptName"
 _ARGUMENT = "Zq7vKeptKey"
 
 
+class Spoken(Protocol):
+    """A reply, of which only the text matters here."""
+
+    @property
+    def text(self) -> str:
+        """What the model must emit."""
+        ...
+
+
 class Reader(Protocol):
     """What `Kept` asks of the reader of turns."""
 
@@ -33,7 +42,7 @@ class Reader(Protocol):
         """The text of the first `upto` messages."""
         ...
 
-    def read(self, conversation: Conversation, chat: Chat, turn: int) -> tuple[str, str | Finding]:
+    def read(self, conversation: Conversation, chat: Chat, turn: int) -> tuple[str, Spoken | Finding]:
         """The prompt of an assistant turn and its reply."""
         ...
 
@@ -109,8 +118,8 @@ class Kept:
             return False
         if field == "tool_calls":
             # arguments printed as a Python literal ({'a': 1}) are not what any server parses: text is tried next
-            return _MARK not in reply or _ARGUMENT not in reply or f"'{_ARGUMENT}'" in reply
-        return _MARK not in reply
+            return _MARK not in reply.text or _ARGUMENT not in reply.text or f"'{_ARGUMENT}'" in reply.text
+        return _MARK not in reply.text
 
 
 def _finding(field: str, pointer: str, allowed: frozenset[str]) -> Finding:

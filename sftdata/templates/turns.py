@@ -16,6 +16,7 @@ from sftdata.records import Conversation, Finding, Message
 from sftdata.templates.environment import Template, TemplateError
 from sftdata.templates.kept import Kept
 from sftdata.templates.messages import Chat, ControlPolicy, as_content, plain_content, prints_parts
+from sftdata.templates.opinion import second_opinion
 from sftdata.templates.reply import (
     REASONING_TAGS,
     StopInfo,
@@ -27,7 +28,7 @@ from sftdata.templates.reply import (
     open_reasoning,
 )
 
-__all__ = ["ServingOptions", "TurnReader"]
+__all__ = ["Reply", "ServingOptions", "TurnReader"]
 
 _SENTINEL = "Zq7vXk2sentinelW9"
 _TAG_AT_END = re.compile(r"(\S+)\s*$")
@@ -49,6 +50,14 @@ class ServingOptions(msgspec.Struct, frozen=True, kw_only=True):
     train_on: str = "replies"
     allow_dropped: frozenset[str] = frozenset()
     strip_trailing_stop: bool = False
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """What the model must emit after a prompt."""
+
+    text: str
+    note: Finding | None = None
+    """What the template's generation marks have against it."""
 
 
 class TurnReader:
@@ -75,7 +84,7 @@ class TurnReader:
             chat.messages[:upto], tools=chat.tools, add_generation_prompt=generation, **self._kwargs
         )
 
-    def read(self, conversation: Conversation, chat: Chat, turn: int) -> tuple[str, str | Finding]:
+    def read(self, conversation: Conversation, chat: Chat, turn: int) -> tuple[str, Reply | Finding]:
         """The prompt of assistant turn `turn` and its reply.
 
         Raises TemplateError where the template does.
@@ -85,10 +94,16 @@ class TurnReader:
         reply = self._reply(prompt, chat, turn, message)
         if isinstance(reply, Finding) and reply.code == "SFT316":
             reply = self._behind_plain_turn(prompt, chat, turn, message) or reply
+        dropped = isinstance(reply, Finding) and reply.code == "SFT308"
+        if dropped and message.content and "tool_calls" in self._options.allow_dropped:
+            messages = list(chat.messages)
+            messages[turn] = {key: value for key, value in messages[turn].items() if key != "tool_calls"}
+            without = msgspec.structs.replace(chat, messages=messages)
+            reply = self._reply(prompt, without, turn, msgspec.structs.replace(message, tool_calls=()))
         return prompt, reply
 
-    def _reply(self, prompt: str, chat: Chat, turn: int, message: Message) -> str | Finding:
-        rendered = self.render(chat, turn + 1, generation=False)
+    def _reply(self, prompt: str, chat: Chat, turn: int, message: Message) -> Reply | Finding:
+        rendered, marked = self._render_marked(chat, turn + 1)
         end = self._content_end(rendered, chat, turn, message)
         if isinstance(end, Finding):
             return end
@@ -99,9 +114,29 @@ class TurnReader:
         if isinstance(stop, Finding):
             return stop
         lead, begin = start
-        return lead + rendered[begin:end] + stop
+        note = None if marked is None else self._compared(rendered, marked, begin, end, chat, turn)
+        return Reply(lead + rendered[begin:end] + stop, note)
 
-    def _behind_plain_turn(self, prompt: str, chat: Chat, turn: int, message: Message) -> str | Finding | None:
+    def _render_marked(self, chat: Chat, upto: int) -> tuple[str, list[tuple[int, int]] | None]:
+        """The text of the first `upto` messages, and the spans of its generation marks where they can be trusted."""
+        if self.template.generation != "plain":
+            return self.render(chat, upto, generation=False), None
+        return self.template.render_spans(
+            chat.messages[:upto], tools=chat.tools, add_generation_prompt=False, **self._kwargs
+        )
+
+    def _compared(
+        self, rendered: str, marked: list[tuple[int, int]], begin: int, end: int, chat: Chat, turn: int
+    ) -> Finding | None:
+        message = chat.messages[turn]
+        first = message["tool_calls"][0]["function"]["name"] if message.get("tool_calls") else ""
+        at = rendered.find(first, begin, end) if first else rendered.rfind(plain_content(message).strip(), begin, end)
+        self.irregular |= not marked
+        return second_opinion(
+            rendered, marked, begin, (max(at, begin), end), lambda: len(self.render(chat, turn, generation=False))
+        )
+
+    def _behind_plain_turn(self, prompt: str, chat: Chat, turn: int, message: Message) -> Reply | Finding | None:
         """The reply as the template writes it behind one plain user turn, where F rewrites what the prompt holds.
 
         Some templates rewrite the turns before a reply once that reply is there (an earlier call's analysis is taken
@@ -212,7 +247,7 @@ class TurnReader:
             return Finding(
                 "SFT308",
                 "the template drops the tool calls of this reply",
-                fix="Use a template that renders them.",
+                fix="Use a template that renders them, or --allow-dropped tool_calls where there is text beside them.",
             )
         behind = trial[at + len(_SENTINEL) :]
         if not rendered.endswith(behind):
