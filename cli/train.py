@@ -39,7 +39,7 @@ _OPTIONS: dict[str, tuple[Any, str]] = {
     "warmup_ratio": (float, "Share of the steps. Default 0.03."),
     "weight_decay": (float, "Default 0."),
     "max_grad_norm": (float, "Default 1; 0 does not clip."),
-    "optimizer": (str, "adamw (default), flashadamw, adamw8bit, adamw8bit-torchao."),
+    "optimizer": (str, "adamw (default), flashadamw, adamw8bit."),
     "global_batch_size": (int, "Bins a step on all processes. Default: those of about 128 examples."),
     "micro_batch_size": (int, "Bins in one forward pass. Default 1."),
     "mode": (str, "fast (default), lean: gradient checkpointing, min: gradients released too."),

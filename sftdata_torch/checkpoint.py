@@ -26,12 +26,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from sftdata.errors import OutputError, ShardError, describe
+from sftdata.errors import ConfigError, OutputError, ShardError, describe
 from sftdata_torch.optim import ReleasingOptimizer, members
 
 __all__ = [
     "STATE_FILE",
     "ModelFiles",
+    "assert_can_be_saved",
     "latest_checkpoint",
     "load_optimizer",
     "load_state",
@@ -138,6 +139,21 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ShardError(describe(f"not a checkpoint: {error}", where=str(checkpoint))) from error
     return state
+
+
+def assert_can_be_saved(optimizer: torch.optim.Optimizer | ReleasingOptimizer) -> None:
+    """Return if the optimizer's state is plain tensors and numbers; raise ConfigError before a run depends on it."""
+    for member in members(optimizer):
+        for state in member.state.values():
+            for key, value in state.items():
+                if type(value) is not torch.Tensor and not isinstance(value, (int, float, str, type(None))):
+                    raise ConfigError(
+                        describe(
+                            f"its state {key!r} is a {type(value).__qualname__}, which is saved by pickle only",
+                            where=_kind(optimizer),
+                            fix="Use adamw.",
+                        )
+                    )
 
 
 def save_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer | ReleasingOptimizer) -> None:

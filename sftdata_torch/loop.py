@@ -27,6 +27,7 @@ from sftdata_torch.advice import rising, too_many_epochs
 from sftdata_torch.assemble import Data, Learner, join_processes, load_data, load_learner, open_eval, stored_dtype
 from sftdata_torch.checkpoint import (
     STATE_FILE,
+    assert_can_be_saved,
     latest_checkpoint,
     load_optimizer,
     load_state,
@@ -140,7 +141,9 @@ class _Run:
             micro_batches = next(steps)
             waited = time.perf_counter() - began
             self._look(micro_batches[0], first=result is None)
-            result = self._step(micro_batches)
+            first, result = result is None, self._step(micro_batches)
+            if first:
+                assert_can_be_saved(self.learner.optimizer)
             self.done += 1
             values = self._values(result, time.perf_counter() - began, waited)
             last = self.done == total

@@ -154,5 +154,4 @@ OPTIMIZERS: dict[str, Choice] = {
     "adamw": Choice(_adamw, 8),
     "flashadamw": Choice(_from("flashoptim", "FlashAdamW", "flashoptim"), 3.1, keeps_master=True),
     "adamw8bit": Choice(_from("bitsandbytes.optim", "AdamW8bit", "bitsandbytes"), 2.1),
-    "adamw8bit-torchao": Choice(_from("torchao.optim", "AdamW8bit", "torchao"), 2.1),
 }

@@ -7,10 +7,11 @@ import json
 import pytest
 import torch
 
-from sftdata.errors import OutputError, ShardError
+from sftdata.errors import ConfigError, OutputError, ShardError
 from sftdata_torch.checkpoint import (
     STATE_FILE,
     ModelFiles,
+    assert_can_be_saved,
     latest_checkpoint,
     load_optimizer,
     load_state,
@@ -66,6 +67,14 @@ def test_optimizer_of_other_weights_is_refused(tmp_path):
     (tmp_path / "optimizer.safetensors").write_bytes(b"damaged")
     with pytest.raises(ShardError, match="the optimizer's state cannot be read"):
         load_optimizer(tmp_path, model, optimizer)
+
+
+def test_state_that_only_a_pickle_could_hold_is_refused_at_once():
+    model, optimizer = stepped()
+    assert_can_be_saved(optimizer)
+    optimizer.state[next(model.parameters())]["extra"] = torch.nn.Parameter(torch.zeros(1))
+    with pytest.raises(ConfigError, match="its state 'extra' is a Parameter, which is saved by pickle only"):
+        assert_can_be_saved(optimizer)
 
 
 def test_no_file_of_a_checkpoint_is_a_pickle(tmp_path):
