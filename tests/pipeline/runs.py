@@ -34,7 +34,7 @@ def write_lines(path: Path, records: list[Any]) -> Path:
     return path
 
 
-def go(inputs: Path | list[Path], out: Path, *, unit_bytes: int | None = None, **options: Any) -> Outcome:
+def go(inputs: str | Path | list[Path], out: str | Path, *, unit_bytes: int | None = None, **options: Any) -> Outcome:
     paths = tuple(map(str, inputs if isinstance(inputs, list) else [inputs]))
     settings = {"tokenizer": "builtin", "template": "chatml", "max_length": 256, "clock": "2026-01-01", **options}
     return run_prepare(build_config({"inputs": paths, "out": str(out), **settings}), unit_bytes=unit_bytes)
@@ -54,7 +54,7 @@ def parts(folder: Path, count: int, records: int = 50) -> list[Path]:
     return made
 
 
-def child(inputs: list[Path], out: Path, **options: Any) -> subprocess.Popen[str]:
+def child(inputs: list[Path], out: str | Path, **options: Any) -> subprocess.Popen[str]:
     """`go` in a process of its own, which may die."""
     job = json.dumps({"inputs": [str(path) for path in inputs], "out": str(out), **options})
     command = [sys.executable, "-m", "tests.pipeline.runs", job]
@@ -63,4 +63,4 @@ def child(inputs: list[Path], out: Path, **options: Any) -> subprocess.Popen[str
 
 if __name__ == "__main__":
     asked = json.loads(sys.argv[1])
-    go([Path(path) for path in asked.pop("inputs")], Path(asked.pop("out")), **asked)
+    go([Path(path) for path in asked.pop("inputs")], asked.pop("out"), **asked)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
 import sftdata
+import sftdata_schemas
 from sftdata.config import build_config
 from sftdata.errors import ConfigError, OutputError
 from sftdata.pipeline.check import check
@@ -256,3 +259,26 @@ def test_stats_are_those_of_a_by_hand_count(tmp_path: Path) -> None:
     assert stats["truncation"][-1]["tokens_lost"] == 0
     assert stats["packing"]["steps an epoch at 4 bins"] == -(-stats["packing"]["bins"] // 4)
     assert "length" not in json.loads(run(stats_command, path, "--format", "json").output)
+
+
+def test_a_stop_that_generation_config_does_not_know_is_found(tmp_path: Path) -> None:
+    """SFT406: the model learns to stop with a token that its server does not stop at."""
+    folder = tmp_path / "tokenizer"
+    shutil.copytree(Path(sftdata.__file__).parent / "tokenizers" / "builtin", folder)
+    added = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
+    ids = {one["content"]: one["id"] for one in added}
+    path = tmp_path / "chats.jsonl"
+    path.write_text(json.dumps(chat("Hi", "Hello")) + "\n", encoding="utf-8")
+    for eos, expected in (([ids["</s>"]], True), ([ids["</s>"], ids["<|im_end|>"]], False)):
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": eos}), encoding="utf-8")
+        arguments = ["--tokenizer", folder, "--template", "chatml", "--max-length", 64, "--format", "jsonl"]
+        codes = [json.loads(line)["code"] for line in run(check_command, path, *arguments).output.splitlines()]
+        assert ("SFT406" in codes) is expected
+
+
+def test_the_json_is_what_its_schema_says(messy: Path) -> None:
+    validator = jsonschema_rs.validator_for(sftdata_schemas.load("findings"))
+    document = json.loads(run(check_command, messy, *SERVED, "--max-length", 256, "--format", "json").output)
+    assert not [error.message for error in validator.iter_errors(document)]
+    assert not validator.is_valid({**document, "findings": [{**document["findings"][0], "line": 0}]})
+    assert not validator.is_valid({**document, "more": 1})
