@@ -1,0 +1,192 @@
+"""Laws 1, 2, 3 and 5, for every carried template and nasty chats, against transformers alone.
+
+1. The ids before a trained reply are the prompt that transformers serves, whole; training starts exactly there.
+2. The reply's ids decode to exactly what the rendered turn has behind the prompt, through its stop.
+3. Nothing else is trained, and what the user said moves no boundary of what is.
+5. No byte of content became a control id: as many control ids as the template writes around harmless words.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+import sftdata
+from sftdata.config import build_config
+from sftdata.pipeline.serving import Serving, settle_serving
+from sftdata.records import Conversation, Message, Rejection
+from sftdata.rules import RULES
+from sftdata.templates.builtin import BUILTIN
+from sftdata.templates.contract import Contract, Unrolled
+from sftdata.tokenizers import Encoder, choose_engine
+from tests.strategies import conversations
+
+DAY = "2026-01-01"
+TEMPLATES = [name for name in BUILTIN if name != "llama-3.1"]
+"""All but the one that reads the date, for which transformers has no clock to stop."""
+_CONTROL = re.compile(r"<\|[a-z_]+\|>|<(?:start|end)_of_turn>|</?s>|\[/?INST\]|<</?SYS>>|<bos>")
+
+
+class Served(NamedTuple):
+    contract: Contract
+    encoder: Encoder
+    serving: Serving
+    oracle: Any
+
+
+@functools.cache
+def served(name: str) -> Served:
+    """A carried template with a tokenizer that has its tokens, here and in transformers."""
+    from transformers import PreTrainedTokenizerFast
+
+    carried, source = BUILTIN[name], BUILTIN[name].source()
+    base = Path(sftdata.__file__).parent / "tokenizers" / "builtin" / "tokenizer.json"
+    wanted = {
+        *_CONTROL.findall(re.sub(r"{#.*?#}", "", source, flags=re.DOTALL)),
+        *carried.stop_tokens,
+        carried.eos_token,
+    }
+    oracle = PreTrainedTokenizerFast(tokenizer_file=str(base), eos_token=carried.eos_token, bos_token=carried.bos_token)
+    oracle.add_special_tokens({"additional_special_tokens": sorted(wanted)})
+    oracle.chat_template = source
+    folder = tempfile.mkdtemp(prefix="sftdata-law-")
+    oracle.save_pretrained(folder)
+    config = build_config(
+        {"inputs": ["-"], "out": "-", "tokenizer": folder, "template": name, "max_length": 1 << 20, "append_eos": True}
+    )
+    serving = settle_serving(config, DAY)
+    encoder = Encoder(
+        serving.vocabulary,
+        choose_engine(serving.vocabulary, "auto"),
+        literals=[one.content for one in serving.vocabulary.added],
+        stop_tokens=serving.stop_tokens,
+        eos_token=serving.special_tokens.get("eos_token"),
+    )
+    return Served(Contract(serving.templates, serving.options), encoder, serving, oracle)
+
+
+def plain(conversation: Conversation) -> list[dict[str, Any]]:
+    """The chat as transformers' users write it."""
+    return [{"role": message.role, "content": message.content} for message in conversation.messages]
+
+
+def prompt_ids(oracle: Any, messages: list[dict[str, Any]]) -> list[int]:
+    ids: list[int] = oracle.apply_chat_template(
+        messages, add_generation_prompt=True, return_dict=False, sanitize_control_tokens=True
+    )
+    return ids
+
+
+def reply_text(one: Served, messages: list[dict[str, Any]], turn: int) -> str:
+    """What the rendered turn has behind the prompt, through the last stop: an own reading of the contract."""
+    prompt = one.oracle.apply_chat_template(messages[:turn], add_generation_prompt=True, tokenize=False)
+    rendered = one.oracle.apply_chat_template(messages[: turn + 1], tokenize=False)
+    assert rendered.startswith(prompt)
+    rest: str = rendered[len(prompt) :]
+    ends = [rest.rfind(stop) + len(stop) for stop in one.serving.stop_tokens if stop in rest]
+    return rest[: max(ends)] if ends else rest.rstrip() + one.serving.special_tokens["eos_token"]
+
+
+def documents(one: Served, unrolled: Unrolled) -> list[tuple[list[int], list[int]]]:
+    """Ids and labels of every document, in order."""
+    encoded = one.encoder.encode(unrolled.examples)
+    assert not encoded.rejected
+    out, at = [], 0
+    for length in encoded.lengths.tolist():
+        out.append((encoded.input_ids[at : at + length].tolist(), encoded.labels[at : at + length].tolist()))
+        at += length
+    return out
+
+
+_TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
+
+
+def comparable(chat: Conversation) -> bool:
+    """Where the oracle means the same as we do.
+
+    transformers deletes its own two marker characters from what people say, and sanitises tags in replies as well,
+    which a model must be able to emit: we keep both.
+    """
+    return not any(
+        any(mark in (one.content or "") for mark in "\U000f0000\U000f0001")
+        or (one.role == "assistant" and any(tag in (one.content or "") for tag in _TAGS))
+        for one in chat.messages
+    )
+
+
+def chats() -> st.SearchStrategy[Conversation]:
+    return conversations(max_rounds=2).filter(comparable)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+@settings(max_examples=20, deadline=None)
+@given(chat=chats())
+def test_training_starts_where_the_served_prompt_ends_and_covers_the_reply_alone(name: str, chat: Conversation) -> None:
+    one, messages = served(name), plain(chat)
+    unrolled = one.contract.unroll(chat)
+    if isinstance(unrolled, Rejection):
+        assert RULES[unrolled.findings[-1].code].severity == "error"
+        assert unrolled.findings[-1].code != "SFT510"
+        return
+    try:
+        prompts = {
+            span.message: prompt_ids(one.oracle, messages[: span.message])
+            for example in unrolled.examples
+            for span in example.spans
+        }
+        replies = {turn: reply_text(one, messages, turn) for turn in prompts}
+    except ValueError as error:
+        assume("sanitize" not in str(error))
+        raise
+    special = {added.id for added in one.serving.vocabulary.special}
+    stops = one.serving.stop_ids()
+    turns = iter(sorted(prompts))
+    for ids, labels in documents(one, unrolled):
+        trained = [label for label in labels if label != -100]
+        said = ""
+        while one.oracle.decode(trained) != said:
+            turn = next(turns)
+            start = len(prompts[turn])
+            assert ids[:start] == prompts[turn], "law 1: the served prompt is the prefix"
+            assert labels[start] == ids[start], "law 1: training starts exactly there"
+            said += replies[turn]
+            assert one.oracle.decode(trained).startswith(said), "law 2: the decoded reply is the reply"
+        assert all(label in (-100, token) for label, token in zip(labels, ids, strict=True))
+        assert labels[0] == -100
+        assert trained[-1] in stops
+        assert all(token in stops for token in trained if token in special), "law 5: stops alone are special"
+    assert next(turns, None) is None, "every trained turn is in some document"
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+@settings(max_examples=15, deadline=None)
+@given(chat=chats(), harmless=st.sampled_from(("tea", "two words")))
+def test_content_adds_no_control_id_and_moves_no_reply(name: str, chat: Conversation, harmless: str) -> None:
+    one = served(name)
+    tame = Conversation(
+        messages=tuple(
+            message if message.role == "assistant" else Message(message.role, harmless) for message in chat.messages
+        )
+    )
+    wild, calm = one.contract.unroll(chat), one.contract.unroll(tame)
+    assume(isinstance(wild, Unrolled) and isinstance(calm, Unrolled))
+    assert isinstance(wild, Unrolled)
+    assert isinstance(calm, Unrolled)
+    assume(len(wild.examples) == len(calm.examples))
+    special = {added.id for added in one.serving.vocabulary.special}
+
+    def controls(unrolled: Unrolled) -> list[int]:
+        return [token for ids, _ in documents(one, unrolled) for token in ids if token in special]
+
+    def trained(unrolled: Unrolled) -> list[int]:
+        return [label for _, labels in documents(one, unrolled) for label in labels if label != -100]
+
+    assert controls(wild) == controls(calm), "law 5: as many control ids as the template writes"
+    assert one.oracle.decode(trained(wild)) == one.oracle.decode(trained(calm)), "law 3: a prompt moves no mask"
