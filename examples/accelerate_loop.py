@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from sftdata_torch.accumulate import accumulate
+from sftdata_torch.accumulation import accumulate
 from sftdata_torch.adapters.accelerate import packed_stream
 from sftdata_torch.attention import register_attention
 from sftdata_torch.dataset import PackedDataset

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from sftdata_torch.accumulate import accumulate
+from sftdata_torch.accumulation import accumulate
 from sftdata_torch.attention import register_attention
 from sftdata_torch.dataset import PackedDataset
 from sftdata_torch.isolation import IsolationCheck

@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from sftdata.records import Int64Array
 from sftdata.shards import Manifest
-from sftdata_torch.accumulate import on_device
+from sftdata_torch.accumulation import on_device
 from sftdata_torch.collate import PackedCollator, Row
 from sftdata_torch.dataset import PackedDataset
 from sftdata_torch.head import LossModel

@@ -98,7 +98,7 @@ def flex(batch: Batch) -> Batch:
 
 
 def thd(batch: Batch) -> Batch:
-    """Flat tensors for Transformer Engine: int64 `[T]`, `cu_seqlens_*` int32, `qkv_format` "thd".
+    """Flat tensors for Transformer Engine, under the names of Megatron's packed parameters: int64 `[T]`, int32 bounds.
 
     `labels` are shifted here (`labels[t]` is the target of position t), because a THD model computes its loss
     without shifting.

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from sftdata_torch.accumulate import on_device
+from sftdata_torch.accumulation import on_device
 from sftdata_torch.advice import rising, too_many_epochs
 from sftdata_torch.assemble import Data, Learner, join_processes, load_data, load_learner, open_eval, stored_dtype
 from sftdata_torch.checkpoint import (

@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sftdata.errors import SftdataError, describe
-from sftdata_torch.accumulate import global_targets, on_device
+from sftdata_torch.accumulation import global_targets, on_device
 from sftdata_torch.collate import Batch
 from sftdata_torch.optim import ReleasingOptimizer
 

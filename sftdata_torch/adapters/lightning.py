@@ -14,7 +14,7 @@ import lightning
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 
-from sftdata_torch.accumulate import accumulate
+from sftdata_torch.accumulation import accumulate
 from sftdata_torch.collate import Batch
 from sftdata_torch.isolation import IsolationCheck
 from sftdata_torch.sampler import ElasticSampler

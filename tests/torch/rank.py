@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from sftdata_torch.accumulate import accumulate
+from sftdata_torch.accumulation import accumulate
 from sftdata_torch.dataset import PackedDataset
 from sftdata_torch.sampler import ElasticSampler
 from sftdata_torch.stream import PackedStream

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sftdata_torch.accumulate import accumulate, global_targets
+from sftdata_torch.accumulation import accumulate, global_targets
 from sftdata_torch.attention import register_attention
 from sftdata_torch.collate import PackedCollator
 from tests.torch.packs import row, rows, tiny

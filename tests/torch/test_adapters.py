@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast, TrainerCallback, TrainingArgum
 from trl import SFTConfig, SFTTrainer
 
 from sftdata.errors import ConfigError
-from sftdata_torch.accumulate import accumulate
+from sftdata_torch.accumulation import accumulate
 from sftdata_torch.adapters.accelerate import packed_stream
 from sftdata_torch.adapters.torchtitan import TitanLoader, TitanSource
 from sftdata_torch.adapters.trainer import PackedTrainer
