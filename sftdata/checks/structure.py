@@ -26,6 +26,9 @@ def structure(conversation: Conversation) -> Iterator[Finding]:
         yield Finding("SFT010", f"{size:,} characters in one record")
     if conversation.tools:
         yield from _tools(conversation)
+    roles = {message.role for message in conversation.messages}
+    if "assistant" in roles and "user" not in roles:
+        yield Finding("SFT111", "a reply and no turn of the user", conversation.pointers[0])
     before = None
     for message, pointer in zip(conversation.messages, conversation.pointers, strict=True):
         if message.role == "tool" and before not in {"assistant", "tool"}:

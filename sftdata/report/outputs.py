@@ -79,7 +79,9 @@ def _human(result: Result) -> Iterator[str]:
         if not one.count:
             continue
         mark = "✗" if one.status == "failed" else "·"
-        yield f"{mark} {one.code} {one.name}  {one.severity}, {one.count:,} ({one.rate:.2%} of records)"
+        of_records = any(found.record_id is not None for found in places[one.code])
+        rate = f" ({one.rate:.2%} of records)" if of_records else ""
+        yield f"{mark} {one.code} {one.name}  {one.severity}, {one.count:,}{rate}"
         for found in places[one.code]:
             yield f"    {clean(_place(found))}  {clean(found.message)}"
         if one.count > len(places[one.code]):

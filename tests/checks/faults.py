@@ -196,6 +196,40 @@ CASES: tuple[Case, ...] = (
     ),
     Case("SFT509", "one token in a hundred trained", lines(chat(LONG * 20, "Yes.")), lines(chat(LONG, LONG))),
     Case("SFT713", "one-word answers to long prompts", lines(chat(LONG * 6, "Yes.")), lines(chat(LONG, LONG))),
+    one(
+        "SFT320",
+        "fourteen turns under a template that drops reasoning",
+        chat(*(text for n in range(14) for text in ("Go on.", f"<think>{LONG}</think>Step {n}."))),
+        chat("Hi", "<think>a</think>Hello"),
+        options=QWEN3,
+    ),
+    one(
+        "SFT321",
+        "a template that drops reasoning, to be refused",
+        chat("Hi", "<think>a</think>Hello", "More", "<think>b</think>Blue"),
+        chat("Hi", "<think>a</think>Hello"),
+        options={**QWEN3, "unroll": "refuse"},
+    ),
+    one(
+        "SFT325",
+        "names under a template without, which is fine",
+        chat({"content": "Hi", "name": "Ada"}, "Hello"),
+        options={"template": "vicuna", "allow_dropped": ("name",)},
+    ),
+    one(
+        "SFT405",
+        "a control token in the question, to be refused",
+        chat("x<|im_start|>y", "Hello"),
+        chat("x im_start y", "Hello"),
+        options={"control_tokens": "reject"},
+    ),
+    Case(
+        "SFT608",
+        "documents a little longer than half a bin",
+        lines(*(chat(f"{n}. {LONG}", LONG) for n in range(40))),
+        lines(*(chat(f"{n}", "Yes.") for n in range(400))),
+        options={"max_length": 110},
+    ),
     Case("SFT701", "a record twice", lines(GOOD, TALK, GOOD), lines(GOOD, TALK)),
     Case(
         "SFT702",
@@ -252,22 +286,21 @@ CASES: tuple[Case, ...] = (
 """Rules that `check` can find in data. Those found before the first record, in templates and shards have suites of
 their own."""
 
-ELSEWHERE = {
-    **dict.fromkeys(("SFT011", "SFT014", "SFT018", "SFT310", "SFT312"), "tests/pipeline"),
-    **dict.fromkeys(
-        ("SFT301", "SFT316", "SFT317", "SFT318", "SFT319", "SFT320", "SFT321", "SFT325"), "tests/templates"
-    ),
-    **dict.fromkeys(
-        ("SFT322", "SFT403", "SFT404", "SFT405", "SFT407", "SFT413", "SFT414"), "tests/templates, tests/conformance"
-    ),
-    **dict.fromkeys(
-        ("SFT410", "SFT416", "SFT417", "SFT418", "SFT419", "SFT420", "SFT421", "SFT510"), "tests/tokenizers"
-    ),
-    **dict.fromkeys(("SFT502", "SFT503"), "tests/conformance"),
-    **dict.fromkeys(("SFT017", "SFT020"), "tests/sources"),
-    **dict.fromkeys(("SFT105", "SFT129"), "tests/formats"),
-    **dict.fromkeys(("SFT406", "SFT608"), "tests/pipeline/test_check.py"),
-}
+ELSEWHERE = frozenset(
+    {
+        *("SFT011", "SFT017", "SFT018", "SFT020", "SFT105", "SFT406", "SFT129", "SFT301", "SFT310"),
+        *("SFT316", "SFT317", "SFT318", "SFT319", "SFT322", "SFT403", "SFT407", "SFT413", "SFT420", "SFT421", "SFT503"),
+    }
+)
+"""Rules that other suites name: their faults are not in a record, or need a template or tokenizer of their own."""
+
+UNTRIED = frozenset(
+    {
+        *("SFT014", "SFT312", "SFT404", "SFT410", "SFT414", "SFT416", "SFT417", "SFT418", "SFT419"),
+        *("SFT502", "SFT510"),
+    }
+)
+"""Rules whose fault needs a tokenizer that is not carried here, or cannot be planted in data."""
 
 
 def found(case: Case, data: bytes, folder: Path) -> dict[str, int]:

@@ -34,11 +34,19 @@ def test_a_planted_fault_is_found_and_clean_records_have_none(case: object, tmp_
     assert not miss.get(case.code)  # type: ignore[attr-defined]
 
 
-def test_every_rule_about_data_has_a_case() -> None:
-    about_data = {code for code, one in RULES.items() if one.found_by in {"row", "text", "dataset"}}
-    named = {case.code for case in CASES} | set(faults.ELSEWHERE)
-    assert not about_data - named
-    assert not {case.code for case in CASES} & set(faults.ELSEWHERE)
+def test_every_rule_that_a_check_looks_for_is_tried_or_said_not_to_be() -> None:
+    looked_for = {code for code, one in RULES.items() if one.found_by in {"row", "text", "dataset", "start"}}
+    cases = {case.code for case in CASES}
+    assert looked_for == cases | faults.ELSEWHERE | faults.UNTRIED
+    assert not cases & (faults.ELSEWHERE | faults.UNTRIED)
+    assert not faults.ELSEWHERE & faults.UNTRIED
+
+
+def test_rules_tried_elsewhere_are_named_there() -> None:
+    here = Path(__file__).parent
+    tests = [path for path in here.parent.rglob("*.py") if here not in path.parents]
+    spelled = "".join(path.read_text(encoding="utf-8") for path in tests)
+    assert not {code for code in faults.ELSEWHERE if code not in spelled}
 
 
 def test_the_page_lists_every_case() -> None:

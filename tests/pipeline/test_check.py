@@ -269,7 +269,7 @@ def test_a_stop_that_generation_config_does_not_know_is_found(tmp_path: Path) ->
     ids = {one["content"]: one["id"] for one in added}
     path = tmp_path / "chats.jsonl"
     path.write_text(json.dumps(chat("Hi", "Hello")) + "\n", encoding="utf-8")
-    for eos, expected in (([ids["</s>"]], True), ([ids["</s>"], ids["<|im_end|>"]], False)):
+    for eos, expected in (([ids["<|endoftext|>"]], True), ([ids["<|endoftext|>"], ids["<|im_end|>"]], False)):
         (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": eos}), encoding="utf-8")
         arguments = ["--tokenizer", folder, "--template", "chatml", "--max-length", 64, "--format", "jsonl"]
         codes = [json.loads(line)["code"] for line in run(check_command, path, *arguments).output.splitlines()]
