@@ -226,6 +226,15 @@ def test_state_counts_what_was_delivered_not_what_workers_fetched(shards):
     assert reader.state_dict()["consumed"] == 24
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_look_at_the_first_batch_loses_nothing(shards, workers):
+    reader, expected = stream(shards, workers=workers), names(stream(shards))
+    for _ in range(2):
+        assert names([next(iter(reader))]) == expected[:1]
+    assert names(reader) == expected
+    assert reader.state_dict()["epoch"] == 1
+
+
 def test_stream_inside_a_worker_is_refused(shards, monkeypatch):
     assert names(DataLoader(stream(shards), batch_size=None)) == names(stream(shards))
     monkeypatch.setattr("sftdata_torch.stream.get_worker_info", object)

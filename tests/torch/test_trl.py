@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from trl import SFTConfig
 
@@ -38,4 +41,14 @@ def test_configuration_that_keeps_bins_whole_and_documents_apart_passes(settings
 @pytest.mark.parametrize(("settings", "words"), RUINOUS)
 def test_configuration_that_ruins_packed_rows_is_refused_with_the_remedy(settings, words, tmp_path):
     with pytest.raises(ConfigError, match=rf"^SFTConfig: .*{words}.*Use packing=True with dataset_kwargs"):
+        check_trl_config(SFTConfig(output_dir=str(tmp_path), bf16=False, **settings))
+
+
+def test_settings_that_the_documentation_gives_are_safe(tmp_path):
+    page = (Path(__file__).resolve().parents[2] / "docs" / "trainers.md").read_text(encoding="utf-8")
+    given = re.findall(r"^SFTConfig\((.*), \.\.\.\)", page, flags=re.MULTILINE)
+    assert len(given) == 2
+    for arguments in given:
+        settings = eval(f"dict({arguments})")
+        assert settings in SAFE
         check_trl_config(SFTConfig(output_dir=str(tmp_path), bf16=False, **settings))
