@@ -46,7 +46,7 @@ def test_placeholders_of_a_template_stay_text() -> None:
     )
 
 
-@pytest.mark.parametrize("name", [*ROLES, *CALL_ROLES])
+@pytest.mark.parametrize("name", sorted({*ROLES, *CALL_ROLES}))
 def test_every_role_of_the_table_is_one_that_a_schema_lets_through(name: str) -> None:
     value = '{"name": "f", "arguments": {}}' if name in CALL_ROLES else "A"
     turns = [{"from": "human", "value": "Q"}, {"from": name, "value": value}]
