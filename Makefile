@@ -41,7 +41,7 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 unit: $(VENV)/.dev
-	TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 --dist loadgroup
+	PYTHONHASHSEED=0 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.run
