@@ -16,6 +16,7 @@ import msgspec
 from sftdata.formats import alpaca, messages, prompt_completion, sharegpt, text
 from sftdata.formats.columns import original_pointer, renamed
 from sftdata.formats.detection import detect, preference
+from sftdata.formats.encoded import decoded_turns
 from sftdata.formats.options import FORMAT_NAMES, FormatOptions
 from sftdata.formats.reasoning import join_think, split_think
 from sftdata.formats.registry import dataset_info
@@ -55,7 +56,7 @@ def normalise(value: Any, options: FormatOptions = _DEFAULT) -> Conversation | R
 
     `value` is plain JSON data: an object, or a bare list of messages. Pure, and raises nothing. Findings carry RFC
     6901 pointers into `value`; warnings and information ride on the Conversation. Keys whose value is null count as
-    absent. Text is never trimmed.
+    absent. Text is never trimmed. Turns may be the JSON text of their list; pointers then lead on into what it says.
 
     >>> normalise({"instruction": "Add 1 and 1.", "input": "", "output": "2"}).messages[1].content
     '2'
@@ -72,8 +73,7 @@ def normalise(value: Any, options: FormatOptions = _DEFAULT) -> Conversation | R
     if nulls:
         record = {key: item for key, item in record.items() if item is not None}
     mapped = bool(options.columns or options.roles)
-    if mapped:
-        record = renamed(record, options)
+    record = renamed(record, options) if mapped else decoded_turns(record)
     result = _read(record, options)
     if nulls and _is_unknown(result):
         result = _read_with_nulls(value, record, options)

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from sftdata.formats.alpaca import OUTPUT_KEYS
+from sftdata.formats.encoded import TURN_COLUMNS, decoded_turns
 from sftdata.formats.options import TURN_FIELDS, FormatOptions
 
 __all__ = ["original_pointer", "renamed"]
 
-_TURN_LISTS = ("messages", "conversations", "conversation", "prompt", "completion")
+_TURN_LISTS = (*TURN_COLUMNS, "prompt", "completion")
 
 
 def renamed(record: dict[str, Any], options: FormatOptions) -> dict[str, Any]:
@@ -29,6 +30,7 @@ def renamed(record: dict[str, Any], options: FormatOptions) -> dict[str, Any]:
     if "text" in columns and columns.get("instruction") == columns["text"]:
         # One column that may be either: an instruction where there is an answer to it, else a text.
         result.pop("instruction" if result.keys().isdisjoint(OUTPUT_KEYS) else "text", None)
+    result = decoded_turns(result)
     turn_columns = {field: name for field, name in options.columns.items() if field in TURN_FIELDS}
     if turn_columns or options.roles:
         for key in _TURN_LISTS:

@@ -15,6 +15,7 @@ from sftdata.records import Finding
 __all__ = ["detect", "preference"]
 
 _NAME_IT = "Name the format with --input-format, or map its columns."
+_MAP_IT = "Map its columns, such as --column prompt=ASKED --column completion=ANSWERED."
 _CONTEXT_KEYS = frozenset({"context", "history", "input"})
 """Columns that would belong to a prompt, but in which way only the user knows."""
 _ASKING = frozenset({*alpaca.PROMPT_KEYS, *prompt_completion.PROMPT_KEYS})
@@ -70,7 +71,8 @@ def _by_keys(keys: tuple[str, ...]) -> str | Finding:
         if claims(present)
     ]
     if len(claimed) > 1:
-        return Finding("SFT126", f"{' and '.join(claimed)} both fit", fix=_NAME_IT)
+        fix = f"Say which it is: {' or '.join(f'--input-format {name}' for name in claimed)}."
+        return Finding("SFT126", f"{' and '.join(claimed)} both fit", fix=fix)
     if claimed:
         return _unless_ambiguous(claimed[0], present)
     if text.claims(present):
@@ -78,7 +80,7 @@ def _by_keys(keys: tuple[str, ...]) -> str | Finding:
         if not others:
             return "text"
         return Finding("SFT126", f"`text` beside `{others[0]}`", "/text", _NAME_IT)
-    return Finding("SFT125", _unknown(present), fix=_NAME_IT)
+    return Finding("SFT125", _unknown(present), fix=_MAP_IT)
 
 
 def _unless_ambiguous(name: str, keys: frozenset[str]) -> str | Finding:

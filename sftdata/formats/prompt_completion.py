@@ -22,8 +22,8 @@ from sftdata.records import Conversation, Message, Rejection
 
 __all__ = ["COMPLETION_KEYS", "PROMPT_KEYS", "claims", "read"]
 
-PROMPT_KEYS = ("prompt", "question", "query", "problem", "input")
-COMPLETION_KEYS = ("completion", "response", "answer", "solution", "output", "target")
+PROMPT_KEYS = ("prompt", "question", "query", "problem", "input", "inputs")
+COMPLETION_KEYS = ("completion", "response", "answer", "solution", "output", "target", "targets")
 
 
 def claims(keys: AbstractSet[str]) -> bool:

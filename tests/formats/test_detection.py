@@ -37,6 +37,7 @@ GPT_TURNS = [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]
         ({"question": "Q", "answer": "A"}, "prompt-completion"),
         ({"id": "1", "system_prompt": "S", "question": "Q", "response": "A"}, "prompt-completion"),
         ({"input": "Q", "output": "A"}, "prompt-completion"),
+        ({"inputs": "Q", "targets": "A", "language": "en"}, "prompt-completion"),
         ({"text": "T"}, "text"),
         ({"text": "T", "url": "u", "timestamp": 1, "label": True}, "text"),
         ({"messages": None, "prompt": "Q", "completion": "A", "text": None}, "prompt-completion"),
