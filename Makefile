@@ -43,6 +43,10 @@ types: $(VENV)/.dev
 unit: $(VENV)/.dev
 	PYTHONHASHSEED=0 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 --dist loadgroup
 
+# the laws again, with other and twenty times as many examples than `test` takes
+props: $(VENV)/.dev
+	PYTHONHASHSEED=0 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 -m hypothesis --hypothesis-profile=explore
+
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.run
 

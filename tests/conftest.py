@@ -6,6 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("laws", derandomize=True, deadline=None, database=None)
+settings.register_profile("explore", deadline=None, max_examples=2000, print_blob=True)
+settings.load_profile("laws")
+# `laws`: the same examples every time, so that a run says what the code is and not what was drawn. `explore`
+# (`make props`): other examples every time, twenty times as many (`strategies.examples`).
 
 
 @pytest.fixture(scope="session")

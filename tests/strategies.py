@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from sftdata.formats import split_think
@@ -20,6 +21,11 @@ NASTY = (
     *("[[1, 2], [3, 4]]", "null", "0", "a" * 300, "日本語", "the quick brown fox"),
 )
 """Pieces that have hurt someone: edges, control tokens, template syntax, corners of Unicode, surrogates' neighbours."""
+
+
+def examples(number: int) -> settings:
+    """`number` examples in a normal run, and as many times more as the profile asks beyond Hypothesis' own 100."""
+    return settings(max_examples=max(1, number * settings().max_examples // 100))
 
 
 _NO_SURROGATES = st.characters(codec="utf-8")

@@ -76,7 +76,7 @@ class Contract:
         """The contract itself, for a chat: every prompt and every turn rendered."""
         trained, findings = trained_turns(conversation, self._options.train_on)
         if not trained and self._options.train_on != "everything":
-            return Rejection((*findings, Finding("SFT107", "no assistant turn of the record is trained")))
+            return Rejection((*findings, _UNTRAINED))
         conversation, problem, notes = self._without_trailing_stops(conversation, trained)
         if problem is not None:
             return Rejection((problem,))
@@ -200,7 +200,11 @@ class Contract:
         for turn in trained:
             prompt, reply = reader.read(conversation, chat, turn)
             if isinstance(reply, Finding):
-                return Rejection((*findings, _placed(reply, conversation, turn)))
+                reply = _placed(reply, conversation, turn)
+                if reply.code != "SFT127":
+                    return Rejection((*findings, reply))
+                notes.setdefault(reply.code, reply)
+                continue
             if spans and not prompt.startswith(text):
                 examples.append((text, spans))
                 breaks.append(_difference(text, prompt))
@@ -210,6 +214,8 @@ class Contract:
             replies[turn] = reply.text
             text = prompt + reply.text
             spans.append(Span(len(prompt), len(text), turn))
+        if not replies:
+            return Rejection((*findings, *notes.values(), _UNTRAINED))
         examples.append((text, spans))
         if chat.markers and any(prints_escaped(one, chat.markers) for one, _ in examples):
             return Rejection((*findings, _ESCAPED))
@@ -281,6 +287,8 @@ class Contract:
                 return conversation, _placed(empty, conversation, turn), ()
         return msgspec.structs.replace(conversation, messages=tuple(messages)), None, tuple(notes)
 
+
+_UNTRAINED = Finding("SFT107", "no assistant turn of the record is trained")
 
 _ESCAPED = Finding(
     "SFT405",

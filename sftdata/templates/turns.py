@@ -85,11 +85,13 @@ class TurnReader:
         )
 
     def read(self, conversation: Conversation, chat: Chat, turn: int) -> tuple[str, Reply | Finding]:
-        """The prompt of assistant turn `turn` and its reply.
+        """The prompt of assistant turn `turn` and its reply; SFT127 where the prompt is empty, so that none is served.
 
         Raises TemplateError where the template does.
         """
         prompt = self.render(chat, turn, generation=True)
+        if not prompt:
+            return prompt, Finding("SFT127", "the template prints nothing before this reply: no prompt is served")
         message = conversation.messages[turn]
         reply = self._reply(prompt, chat, turn, message)
         if isinstance(reply, Finding) and reply.code == "SFT316":

@@ -173,8 +173,9 @@ class Encoder:
         starts = at[np.array(reply_chunk, np.int64)] + tail_lengths
         stops = at[np.array(stop_chunk, np.int64)] + 1
         owners = np.array(span_owner, np.int64)
-        bad_stop = ~np.isin(ids[stops - 1], self._stop_set) if len(stops) else np.zeros(0, bool)
-        doubtful |= set(owners[bad_stop].tolist())
+        bad = ~np.isin(ids[stops - 1], self._stop_set) if len(stops) else np.zeros(0, bool)
+        bad |= starts == bounds[owners]
+        doubtful |= set(owners[bad].tolist())
         batch = Batch(ids, bounds, np.array(quick, np.int64), starts, stops, owners)
         return batch, {quick[place] for place in doubtful}
 

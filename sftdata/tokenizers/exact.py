@@ -92,6 +92,8 @@ class Exact:
         for span in example.spans:
             prompt = self._ids(example.text[: span.start], example.markers)
             reply = example.text[span.start : span.stop]
+            if not prompt:
+                raise _Unsafe(Finding("SFT502", "the prompt before this reply encodes to no token at all"))
             if prompt[: len(current.ids)] != current.ids:
                 documents.append(current.close())
                 current = _Growing()

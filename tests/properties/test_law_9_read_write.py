@@ -6,11 +6,12 @@ import tempfile
 from pathlib import Path
 
 import msgspec
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sftdata.shards import FileEntry, Manifest, Rows, ShardWriter, dump_manifest, join, open_dataset, split
 from tests.shards.sealing import FOOTER, any_rows, base
+from tests.strategies import examples
 
 
 def write(folder: Path, parts: list[Rows], group_tokens: int, file_bytes: int) -> list[FileEntry]:
@@ -33,7 +34,7 @@ def write(folder: Path, parts: list[Rows], group_tokens: int, file_bytes: int) -
     return entries
 
 
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(
     rows=any_rows(),
     cuts=st.integers(1, 40),

@@ -14,8 +14,9 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 import sftdata
@@ -26,7 +27,7 @@ from sftdata.rules import RULES
 from sftdata.templates.builtin import BUILTIN
 from sftdata.templates.contract import Contract, Unrolled
 from sftdata.tokenizers import Encoder, choose_engine
-from tests.strategies import conversations
+from tests.strategies import conversations, examples
 
 DAY = "2026-01-01"
 TEMPLATES = [name for name in BUILTIN if name != "llama-3.1"]
@@ -126,7 +127,7 @@ def chats() -> st.SearchStrategy[Conversation]:
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(chat=chats())
 def test_training_starts_where_the_served_prompt_ends_and_covers_the_reply_alone(name: str, chat: Conversation) -> None:
     one, messages = served(name), plain(chat)
@@ -165,9 +166,30 @@ def test_training_starts_where_the_served_prompt_ends_and_covers_the_reply_alone
     assert next(turns, None) is None, "every trained turn is in some document"
 
 
+def by_turn(one: Served, unrolled: Unrolled) -> dict[int, tuple[list[int], str]]:
+    """For every trained turn: the control ids of its prompt and reply, and what its reply's ids decode to."""
+    special = {added.id for added in one.serving.vocabulary.special}
+    turns = {}
+    for example_ in unrolled.examples:
+        for span in example_.spans:
+            alone = msgspec.structs.replace(example_, text=example_.text[: span.stop], spans=(span,))
+            [(ids, labels)] = documents(one, Unrolled((alone,), (), ()))
+            said = one.oracle.decode([label for label in labels if label != -100])
+            turns[span.message] = ([token for token in ids if token in special], said)
+    return turns
+
+
+def talk(*said: str) -> Conversation:
+    """User and assistant in turn."""
+    return Conversation(
+        messages=tuple(Message("assistant" if at % 2 else "user", text) for at, text in enumerate(said))
+    )
+
+
 @pytest.mark.parametrize("name", TEMPLATES)
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(chat=chats(), harmless=st.sampled_from(("tea", "two words")))
+@example(chat=talk("", "g", "", "\ufeff"), harmless="tea")  # "tea" + "g" is one token: serving cuts between them
 def test_content_adds_no_control_id_and_moves_no_reply(name: str, chat: Conversation, harmless: str) -> None:
     one = served(name)
     tame = Conversation(
@@ -179,14 +201,30 @@ def test_content_adds_no_control_id_and_moves_no_reply(name: str, chat: Conversa
     assume(isinstance(wild, Unrolled) and isinstance(calm, Unrolled))
     assert isinstance(wild, Unrolled)
     assert isinstance(calm, Unrolled)
-    assume(len(wild.examples) == len(calm.examples))
-    special = {added.id for added in one.serving.vocabulary.special}
+    here, there = by_turn(one, wild), by_turn(one, calm)
+    messages = plain(chat)
+    for turn, alone in there.items():
+        if turn not in here:
+            prompt = one.oracle.apply_chat_template(messages[:turn], add_generation_prompt=True, tokenize=False)
+            assert prompt == "", "only a reply to which no prompt is served is left untrained"
+            assert "SFT127" in {finding.code for finding in wild.findings}
+        else:
+            assert here[turn][0] == alone[0], "law 5: as many control ids as the template writes"
+            assert here[turn][1] == alone[1], "law 3: a prompt moves no mask"
+    assert here.keys() <= there.keys()
 
-    def controls(unrolled: Unrolled) -> list[int]:
-        return [token for ids, _ in documents(one, unrolled) for token in ids if token in special]
 
-    def trained(unrolled: Unrolled) -> list[int]:
-        return [label for _, labels in documents(one, unrolled) for label in labels if label != -100]
+def test_a_reply_to_which_no_prompt_is_served_is_context() -> None:
+    one = served("plain")
+    unrolled = one.contract.unroll(talk("", "g", "", "h"))
+    assert isinstance(unrolled, Unrolled)
+    assert [finding.code for finding in unrolled.findings] == ["SFT127"]
+    [(ids, labels)] = documents(one, unrolled)
+    assert one.oracle.decode(ids) == "g</s>h</s>"
+    assert labels == [-100, -100, *ids[2:]]
 
-    assert controls(wild) == controls(calm), "law 5: as many control ids as the template writes"
-    assert one.oracle.decode(trained(wild)) == one.oracle.decode(trained(calm)), "law 3: a prompt moves no mask"
+
+def test_a_record_whose_only_reply_has_no_served_prompt_trains_nothing() -> None:
+    outcome = served("plain").contract.unroll(talk("", "g"))
+    assert isinstance(outcome, Rejection)
+    assert [finding.code for finding in outcome.findings] == ["SFT127", "SFT107"]

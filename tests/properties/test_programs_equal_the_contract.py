@@ -6,7 +6,7 @@ import datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sftdata.records import Conversation, Message, Rejection, Role
@@ -14,7 +14,7 @@ from sftdata.templates.builtin import BUILTIN
 from sftdata.templates.contract import Contract, ServingOptions, Unrolled
 from sftdata.templates.environment import compile_template
 from sftdata.templates.messages import ControlPolicy
-from tests.strategies import texts
+from tests.strategies import examples, texts
 
 CONTROL = ("<|im_start|>", "<|im_end|>", "<|eot_id|>", "</s>", "<s>", "<end_of_turn>", "<|end|>", "<|endoftext|>")
 
@@ -84,7 +84,7 @@ def said(outcome: Unrolled | Rejection) -> object:
 
 
 @pytest.mark.parametrize("name", CONTRACTS)
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(chats=plain_chats())
 def test_a_program_says_what_the_contract_says(name: str, chats: list[Conversation]) -> None:
     for chat in chats:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sftdata.sources import csv_rows, documents
@@ -19,9 +19,9 @@ from sftdata.sources.compression import Decoded
 from sftdata.sources.container import Container
 from sftdata.sources.parsing import parse
 from sftdata.sources.spool import Spooled
-from tests.strategies import json_values, texts
+from tests.strategies import examples, json_values, texts
 
-_LAW = settings(deadline=None, max_examples=60)
+_LAW = examples(60)
 _Read = Callable[[Iterator[bytes], Container], Iterator[Spooled]]
 
 

@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sftdata import sources
@@ -16,8 +16,9 @@ from sftdata.sources.items import Chunk, halved
 from sftdata.sources.lines import BOM, blocks, cut_lines
 from tests.sources.reading import read_stretch
 from tests.sources.test_broken_lines import BROKEN, SOUND
+from tests.strategies import examples
 
-_LAW = settings(deadline=None, max_examples=60)
+_LAW = examples(60)
 _LINES = st.one_of(
     st.sampled_from([line for line, _ in (*BROKEN.values(), *SOUND.values()) if len(line) < 1000]),
     st.sampled_from([b"", b" ", b"\t\r", BOM, BOM + b'{"a": 1}', BOM[:2], BOM[:1], BOM + b" ", b"\x0b", b"\x00"]),
