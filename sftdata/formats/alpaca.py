@@ -57,7 +57,7 @@ def read(record: dict[str, Any]) -> Conversation | Rejection:
     if unread:
         faults.ignore(unread)
     instruction: str = record.get(instruction_key, "")
-    given = _given(record.get(input_key), input_key, faults)
+    given = _given(record.get(input_key), input_key, faults) if input_key else ""
     if given:
         prompt = f"{instruction}\n\n{given}" if instruction and not instruction.isspace() else given
     else:

@@ -69,10 +69,12 @@ def _listed(value: Any, key: str, faults: Faults) -> list[dict[str, Any]]:
     padded = _holds_null(tools)
     for index, tool in enumerate(tools):
         tool = _decoded(tool) if isinstance(tool, str) else tool
-        if isinstance(tool, dict):
+        place = f"/{key}/{index}" if isinstance(value, list) else f"/{key}"
+        if isinstance(tool, dict) and isinstance(tool.get("function"), (dict, type(None))):
             read.append(_wrapped(_without_nulls(tool) if padded else tool))
+        elif isinstance(tool, dict):
+            faults.add("SFT129", "a tool's `function` is not a JSON object", f"{place}/function")
         elif tool is not None:
-            place = f"/{key}/{index}" if isinstance(value, list) else f"/{key}"
             faults.add("SFT129", "a tool is not a JSON object", place)
     return read
 

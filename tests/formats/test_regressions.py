@@ -95,3 +95,16 @@ def test_r16_a_partial_column_mapping_touches_no_other_column() -> None:
 
 def test_an_unfilled_role_of_a_preference_set_is_no_chat() -> None:
     assert isinstance(normalise({"messages": [USER, REPLY], "label": False}), Rejection)
+
+
+@pytest.mark.parametrize("function", [True, "developer", [[{"name": "f"}]], 7])
+def test_a_tool_whose_function_is_no_object_is_refused(function: Any) -> None:
+    record = {"messages": [USER, REPLY], "tools": [{"type": "function", "function": function}]}
+    assert codes(record) == ["SFT129"]
+
+
+@pytest.mark.parametrize("value", [True, 7, ["x"], {"a": 1}])
+def test_a_column_without_a_name_is_no_input(value: Any) -> None:
+    result = normalise({"instruction": "Q", "output": "A", "": value})
+    assert isinstance(result, Conversation)
+    assert [turn.content for turn in result.messages] == ["Q", "A"]
