@@ -76,7 +76,7 @@ def command(inputs: tuple[str, ...], config: str | None, **flags: Any) -> int:
         options["inputs"] = inputs
     policy = build_policy(**{key: options.pop(key) for key in _POLICY if key in options})
     wishes = {key: options.pop(key, None) for key in _wishes() if key in options}
-    for key in ("out", "max_reject_rate", "eval", "drop", "seed", "fresh"):
+    for key in ("out", "max_reject_rate", "eval", "drop", "seed", "fresh", "stats"):
         options.pop(key, None)  # a configuration of prepare may be checked as it is
     settings = build_config({"tokenizer": "", "max_length": 1 << 24, **options, "out": "-"}, where=config or "check")
     return _run(settings, policy, wishes)

@@ -111,7 +111,8 @@ def _choice(*words: str) -> click.Choice[str]:
     help="Share of records that the fast engine's ids are compared on with the reference's. Default 0.01.",
 )
 @click.option("--eval", "eval", metavar="N|FRACTION", help="Set records aside, by hash of their content.")
-@click.option("--seed", type=int, metavar="S", help="Order of bins. Default 0.")
+@click.option("--drop", metavar="FILE.parquet", help="Leave out the records that sftdata dedup listed in this file.")
+@click.option("--seed", type=int, metavar="S", help="Order of bins, choice of a mixture. Default 0.")
 @click.option(
     "--max-reject-rate",
     type=float,

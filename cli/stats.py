@@ -49,14 +49,19 @@ def command(
         rows, curve = stats_rows(
             checked.records(), checked.documents(), checked.report, limit=limit, batch=batch, packing=config.packing
         )
+        stamp = checked.stamp()
+    if config.tokenizer:
+        rows += [("tokens by input", one.name, one.tokens) for one in stamp.inputs]
     if path:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
+        from sftdata.pipeline.identity import stamped
+
         names = ("group", "name", "value")
         columns = {name: [row[place] for row in rows] for place, name in enumerate(names)}
         columns["value"] = [float(value) for value in columns["value"]]
-        pq.write_table(pa.table(columns), Path(path))
+        pq.write_table(stamped(pa.table(columns), stamp), Path(path))
     if output == "json":
         table: dict[str, dict[str, float]] = {}
         for group, name, value in rows:

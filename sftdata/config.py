@@ -15,7 +15,19 @@ import yaml
 
 from sftdata.errors import ConfigError, describe, nearest
 
-__all__ = ["PrepareConfig", "build_config", "read_yaml"]
+__all__ = ["PrepareConfig", "SourceOptions", "build_config", "read_yaml"]
+
+
+class SourceOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One source of a mixture: an entry of `sources:`."""
+
+    inputs: tuple[str, ...]
+    weight: float | None = None
+    """Its part of the mixture, in any unit; all sources have one, or none."""
+    epochs: float = 1.0
+    """How often it may be taken at most."""
+    max_records: int | None = None
+    """How many records may be taken at most, all passes together."""
 
 
 class PrepareConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -50,9 +62,12 @@ class PrepareConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     engine_sample: float = 0.01
     eval: str | None = None
     drop: str | None = None
+    sources: dict[str, SourceOptions] = {}
+    stats: str | None = None
     seed: int = 0
     max_reject_rate: float = 0.05
     workers: int = 1
+    engine: str = "local"
     fresh: bool = False
 
     def content(self) -> dict[str, Any]:
@@ -60,13 +75,17 @@ class PrepareConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         rest = msgspec.to_builtins(self)
         for key in _WHERE_AND_WHO:
             rest.pop(key)
+        for source in rest["sources"].values():
+            source.pop("inputs")
+        if not rest["sources"]:
+            rest.pop("sources")  # so that a dataset without a mixture says nothing of one
         ordered: dict[str, Any] = dict(sorted(rest.items()))
         return ordered
 
 
 _WHERE_AND_WHO = (
-    *("inputs", "out", "workers", "fresh", "max_reject_rate"),
-    *("tokenizer", "template", "dataset_info", "drop", "clock"),
+    *("inputs", "out", "workers", "engine", "fresh", "max_reject_rate"),
+    *("tokenizer", "template", "dataset_info", "drop", "stats", "clock"),
 )
 """Options that change no byte, or whose content (not their address) is fingerprinted by itself."""
 
@@ -79,6 +98,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "overlong": ("reject", "drop-turns", "truncate", "split"),
     "control_tokens": ("text", "reject", "allow"),
     "engine_tokenizer": ("auto", "fast", "reference"),
+    "engine": ("local", "ray"),
 }
 """The words that an option takes; the command line shows the same."""
 
@@ -110,6 +130,8 @@ def build_config(options: dict[str, Any], *, where: str = "configuration") -> Pr
     for key in options:
         if key not in known:
             raise ConfigError(describe(f"unknown option {key!r}", where=where, fix=nearest(key, known)))
+    if options.get("sources"):
+        options = _with_sources(options, where)
     for key, why in _REQUIRED.items():
         if options.get(key) in (None, (), []):
             raise ConfigError(describe(f"{key.replace('_', '-')} is missing", where=where, fix=why))
@@ -133,6 +155,35 @@ _REQUIRED = {
     "max_length": "Use --max-length: there is no default, as every default would cut somebody's data.",
     "out": "Use --out DIR.",
 }
+
+
+def _with_sources(options: dict[str, Any], where: str) -> dict[str, Any]:
+    """`options` with the inputs of all sources, in their order, as the inputs."""
+    if options.get("inputs"):
+        raise ConfigError(
+            describe("both inputs and sources are given", where=where, fix="Name every input in a source.")
+        )
+    if not isinstance(options["sources"], dict):
+        raise ConfigError(
+            describe(
+                "sources is no mapping", where=where, expected="names, such as sources: {chat: {inputs: chat.jsonl}}"
+            )
+        )
+    known = get_type_hints(SourceOptions)
+    sources: dict[str, dict[str, Any]] = {}
+    for name, given in options["sources"].items():
+        here = f"{where}: sources: {name}"
+        if not isinstance(given, dict):
+            raise ConfigError(describe("not a mapping", where=here, expected="inputs, and weight, epochs, max-records"))
+        one = {str(key).replace("-", "_"): value for key, value in given.items()}
+        for key in one:
+            if key not in known:
+                raise ConfigError(describe(f"unknown option {key!r}", where=here, fix=nearest(key, known)))
+        one["inputs"] = [one["inputs"]] if isinstance(one.get("inputs"), str) else list(one.get("inputs") or [])
+        if not one["inputs"]:
+            raise ConfigError(describe("inputs is missing", where=here, fix=_REQUIRED["inputs"]))
+        sources[str(name)] = one
+    return {**options, "sources": sources, "inputs": [path for one in sources.values() for path in one["inputs"]]}
 
 
 def _as_written(key: str, value: Any, known: dict[str, Any]) -> Any:
@@ -161,6 +212,10 @@ def _check_ranges(config: PrepareConfig, where: str) -> None:
         )
     if config.workers < 1:
         raise ConfigError(describe(f"workers is {config.workers}", where=where, expected="at least 1"))
+    if config.workers > 1 and config.engine == "ray":
+        raise ConfigError(
+            describe("workers is for the local engine", where=where, fix="Leave it out: Ray uses the cluster's CPUs.")
+        )
     if config.clock is not None:
         try:
             datetime.date.fromisoformat(config.clock)
@@ -171,6 +226,12 @@ def _check_ranges(config: PrepareConfig, where: str) -> None:
     for field in config.allow_dropped:
         if field not in _FIELDS:
             raise ConfigError(describe(f"allow-dropped names {field!r}", where=where, fix=nearest(field, _FIELDS)))
+    for name, one in config.sources.items():
+        for key, value in (("weight", one.weight), ("epochs", one.epochs), ("max-records", one.max_records)):
+            if value is not None and not 0 < value < float("inf"):
+                raise ConfigError(describe(f"{key} of {name} is {value}", where=where, expected="a number above 0"))
+    if config.stats is not None and not config.sources:
+        raise ConfigError(describe("stats is given without sources", where=where, expected="a mixture to weigh"))
     if config.eval is not None:
         eval_share(config.eval, records=1_000_000, where=where)
 

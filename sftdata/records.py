@@ -52,7 +52,7 @@ class DocFlag:
     TEXT = 4
     """The document is a text record, without roles."""
     ONE_OF_SEVERAL = 8
-    """The document is one of several examples of its record."""
+    """The document is one of several of its record: examples of one conversation, or passes of a mixture."""
 
 
 class Finding(msgspec.Struct, frozen=True):

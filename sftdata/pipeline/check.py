@@ -26,6 +26,7 @@ from sftdata import formats
 from sftdata.config import PrepareConfig
 from sftdata.errors import OutputError, describe
 from sftdata.pipeline.examine import DOCUMENTS, RECORDS, Bench, Examined, Found, Wishes, open_bench
+from sftdata.pipeline.identity import Stamp, StampedInput
 from sftdata.pipeline.ledger import Ledger, add_counts
 from sftdata.pipeline.plan import FORMAT_VERSION, Plan, fingerprint, read_inputs, versions
 from sftdata.pipeline.run import Progress, Silent, make_plan
@@ -109,6 +110,19 @@ class Checked:
         """One row a document (`DOCUMENTS`)."""
         return self._joined("documents", DOCUMENTS)
 
+    def stamp(self) -> Stamp:
+        """What was checked: the inputs, the tokens that their documents have before any limit, the tokenizer."""
+        assert self.plan is not None
+        documents = self.documents()
+        ends = np.cumsum([one.records for one in self.plan.inputs])
+        owners = np.searchsorted(ends, documents["record_id"], side="right")
+        tokens = np.bincount(owners, documents["length"], len(ends)).astype(np.int64).tolist()
+        inputs = [
+            StampedInput(one.name, one.sha256, one.records, count)
+            for one, count in zip(self.plan.inputs, tokens, strict=True)
+        ]
+        return Stamp(inputs, str(self.plan.tokenizer.get("sha256", "")))
+
     def _joined(self, name: str, dtype: np.dtype[np.void]) -> npt.NDArray[np.void]:
         parts = [np.load(self.work / f"{name}-{one.index:05d}.npy") for one in self.examined]
         return np.concatenate(parts) if parts else np.zeros(0, dtype)
@@ -130,6 +144,7 @@ def check(
     be. Use the result in a `with` statement. Raises ConfigError and InputError as `prepare` does.
     """
     told = progress or Silent()
+    config = msgspec.structs.replace(config, drop=None, sources={}, stats=None)  # a check looks at every record
     checked = Checked(Path(tempfile.mkdtemp(prefix="sftdata-check-")))
     try:
         clock = config.clock or datetime.datetime.now(tz=datetime.timezone.utc).date().isoformat()

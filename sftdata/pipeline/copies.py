@@ -17,6 +17,7 @@ import numpy.typing as npt
 from sftdata.config import PrepareConfig, eval_share
 from sftdata.errors import OutputError, describe
 from sftdata.pipeline.check import Checked, check
+from sftdata.pipeline.identity import stamped
 from sftdata.pipeline.run import Progress
 from sftdata.pipeline.stages import blocks_of
 from sftdata.quality.duplicates import exact_duplicates
@@ -37,8 +38,10 @@ def dedup(
     A record that is dropped for one that is itself dropped names the one that is kept in the end.
     """
     with check(config, near_duplicates=near, progress=progress) as checked:
+        import pyarrow.parquet as pq
+
         table = _copies(checked, near, threshold)
-        table.write_parquet(out)
+        pq.write_table(stamped(table.to_arrow(), checked.stamp()), out)
         counts: dict[str, int] = dict(table["rule"].value_counts().iter_rows())
         return {"records": len(checked.records()), "SFT701": 0, "SFT702": 0} | counts
 

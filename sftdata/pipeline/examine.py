@@ -204,6 +204,7 @@ class _Sink:
         records: Int64Array,
         flags: Int32Array,  # noqa: ARG002
         held_out: npt.NDArray[np.bool_],  # noqa: ARG002
+        turn: int,  # noqa: ARG002
     ) -> None:
         """The lengths of documents, and the tokens that replies end in."""
         if not len(fitted.lengths):

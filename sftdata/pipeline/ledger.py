@@ -19,6 +19,9 @@ class Ledger(msgspec.Struct):
     written: int = 0
     rejected: int = 0
     duplicate: int = 0
+    """Named by the list of records to drop; nothing else is known of them."""
+    unsampled: int = 0
+    """In no pass of the mixture of sources. A record that is in several is written once, and so counted."""
     examples_written: int = 0
     examples_rejected: int = 0
     tokens_rendered: int = 0
@@ -33,12 +36,17 @@ class Ledger(msgspec.Struct):
     """Rejected records by the code of their first error."""
 
     def closes(self) -> bool:
-        """Records in = written + rejected + duplicate; tokens rendered = written + dropped; rejections add up."""
+        """Records read, tokens rendered and rejections are each the sum of their parts."""
         return (
-            self.read == self.written + self.rejected + self.duplicate
+            self.read == self.written + self.rejected + self.duplicate + self.unsampled
             and self.tokens_rendered == self.tokens_written + self.tokens_dropped
             and sum(self.rejections.values()) == self.rejected
         )
+
+    @property
+    def taken(self) -> int:
+        """Records that anything was done with."""
+        return self.read - self.duplicate - self.unsampled
 
     def as_manifest(self) -> dict[str, dict[str, int]]:
         """The form of design §4."""
@@ -48,6 +56,7 @@ class Ledger(msgspec.Struct):
                 "written": self.written,
                 "rejected": self.rejected,
                 "duplicate": self.duplicate,
+                **({"unsampled": self.unsampled} if self.unsampled else {}),
             },
             "examples": {"written": self.examples_written, "rejected": self.examples_rejected},
             "tokens": {

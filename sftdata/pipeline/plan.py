@@ -15,6 +15,7 @@ import msgspec
 
 from sftdata.config import PrepareConfig
 from sftdata.errors import InputError, describe
+from sftdata.pipeline.mixture import Portion
 from sftdata.sources import Chunk, Input, Scan, resolve, scan
 from sftdata.version import VERSION
 
@@ -68,6 +69,8 @@ class Unit(msgspec.Struct, frozen=True):
     size: int
     """Decoded bytes."""
     extents: list[Extent]
+    dropped: bytes = b""
+    """Which of its records the list of duplicates names, packed (`drop.bits_of`)."""
 
     @property
     def record_ids(self) -> range:
@@ -93,8 +96,19 @@ class Plan(msgspec.Struct, frozen=True):
     """Records that killed a worker, and how it died: rejected without being touched."""
     engine: str = ""
     """The tokenizer engine that the whole run uses."""
+    drop: str = ""
+    """sha256 of the ids in the list of duplicates; empty where none was given."""
+    mixture: list[Portion] = []
+    """The sources, where there are any, in the order of their records."""
     fell_back: bool = False
     """Whether the fast engine was found to differ on a text of this run, which was then begun again."""
+    duplicates: int = 0
+    """Records that the list of duplicates names."""
+
+    @property
+    def taken(self) -> int:
+        """Records that anything is done with: neither duplicates nor left out of the mixture."""
+        return self.records - self.duplicates - sum(one.left_out for one in self.mixture)
 
 
 def unit_size(total: int) -> int:

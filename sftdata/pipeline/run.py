@@ -24,6 +24,7 @@ from sftdata.pipeline.seal import Outcome, left_alone, seal
 from sftdata.pipeline.serving import Serving, settle_serving
 from sftdata.pipeline.store import RESUME
 from sftdata.sources import resolve
+from sftdata.pipeline.taking import decided
 from sftdata.tokenizers import choose_engine
 from sftdata.tokenizers.engines import EngineMismatch
 
@@ -150,7 +151,7 @@ def make_plan(
     """Read the inputs once and write down everything that decides the bytes of the dataset."""
     inputs, units = read_inputs(config.inputs, spool, size=unit_bytes)
     engine = choose_engine(serving.vocabulary, config.engine_tokenizer)
-    return _fingerprinted(
+    plan = decided(
         Plan(
             format_version=FORMAT_VERSION,
             versions={**versions(), "engine": f"{engine.name} {engine.version}"},
@@ -167,6 +168,7 @@ def make_plan(
     )
 
 
+    return _fingerprinted(plan)
 def with_reference(plan: Plan, serving: Serving) -> Plan:
     """The same work, all of it with the reference engine, because the fast one was found to differ."""
     engine = choose_engine(serving.vocabulary, "reference")
@@ -186,10 +188,14 @@ def _fingerprinted(plan: Plan) -> Plan:
     }
     return msgspec.structs.replace(plan, fingerprint=fingerprint(content))
 
+    if plan.drop:
+        content["drop"] = plan.drop
+    if plan.mixture:
+        content["mixture"] = plan.mixture
 
 def anchored(config: PrepareConfig) -> PrepareConfig:
     """`config` with the addresses of local files made absolute: a unit may run in another working directory."""
-    found = {name: getattr(config, name) for name in ("template", "dataset_info", "drop")}
+    found = {name: getattr(config, name) for name in ("template", "dataset_info", "drop", "stats")}
     paths = {name: os.path.abspath(path) for name, path in found.items() if path is not None and os.path.isfile(path)}
     if config.tokenizer != "builtin" and os.path.exists(config.tokenizer):
         paths["tokenizer"] = os.path.abspath(config.tokenizer)
@@ -235,8 +241,12 @@ def _changes(old: Plan, new: Plan) -> str:
         f"version of {name}" for name in sorted(new.versions) if old.versions.get(name) != new.versions.get(name)
     ]
     before, after = old.config.content(), new.config.content()
-    changed += [key.replace("_", "-") for key in after if before.get(key) != after[key]]
-    changed += [what for what in ("clock", "tokenizer", "template") if getattr(old, what) != getattr(new, what)]
+    changed += [key.replace("_", "-") for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
+    changed += [
+        what
+        for what in ("clock", "tokenizer", "template", "drop", "mixture")
+        if getattr(old, what) != getattr(new, what)
+    ]
     if [one.sha256 for one in old.inputs] != [one.sha256 for one in new.inputs]:
         changed.append("inputs")
     return ", ".join(dict.fromkeys(changed)) or "the division of work"

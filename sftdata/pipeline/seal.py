@@ -58,7 +58,8 @@ def seal(plan: Plan, folder: Folder, serving: Serving, results: Sequence[UnitRes
         raise OutputError(
             describe(
                 f"SFT014: the ledger does not close: {plan.records} records planned, {ledger.read} read, "
-                f"{ledger.written} written, {ledger.rejected} rejected",
+                f"{ledger.written} written, {ledger.rejected} rejected, {ledger.duplicate} duplicates, "
+                f"{ledger.unsampled} unsampled",
                 where=folder.address,
                 fix="This is a defect of sftdata: please report it with the plan and the input.",
             )
@@ -99,10 +100,10 @@ def _refusal(plan: Plan, ledger: Ledger) -> str:
     """Why nothing may be sealed; empty where it may."""
     if not ledger.tokens_trained:
         return "no record is left to train"
-    share = ledger.rejected / ledger.read
+    share = ledger.rejected / ledger.taken
     if share > plan.config.max_reject_rate:
         return (
-            f"{ledger.rejected:,} of {ledger.read:,} records ({share:.1%}) are rejected, more than "
+            f"{ledger.rejected:,} of {ledger.taken:,} records ({share:.1%}) are rejected, more than "
             f"--max-reject-rate {plan.config.max_reject_rate:g} allows"
         )
     return ""
@@ -142,7 +143,7 @@ def _concatenate(results: Sequence[UnitResult], folder: Folder, name: str) -> Si
 def _facts(plan: Plan, results: Sequence[UnitResult], serving: Serving, moves: Sequence[Move]) -> dict[str, Any]:
     """What the units found, added up."""
     facts: dict[str, Any] = {
-        name: {} for name in ("rules", "stats", "formats", "unrolled", "breaks", "lengths", "bins", "measures")
+        name: {} for name in ("rules", "stats", "formats", "unrolled", "breaks", "lengths", "bins", "measures", "mixed")
     }
     for result in results:
         for name, total in facts.items():

@@ -20,9 +20,10 @@ import numpy.typing as npt
 from sftdata import formats, sources
 from sftdata.pipeline.fit import Fitted, fit_documents, shorten, without
 from sftdata.pipeline.harvest import first_error, is_error
-from sftdata.pipeline.ledger import Ledger
+from sftdata.pipeline.ledger import Ledger, add_counts
 from sftdata.pipeline.measures import Measures
 from sftdata.pipeline.plan import Plan
+from sftdata.pipeline.taking import DUPLICATE, Taking
 from sftdata.pipeline.workshop import Workshop
 from sftdata.records import Conversation, DocFlag, Finding, Int32Array, Int64Array, RawRecord, Rejection, TextExample
 from sftdata.tokenizers import EncodedExamples
@@ -47,8 +48,10 @@ class Sink(Protocol):
         """A record is written, with these findings, and without the examples that `lost` speaks of."""
         ...
 
-    def gather(self, fitted: Fitted, records: Int64Array, flags: Int32Array, held_out: npt.NDArray[np.bool_]) -> None:
-        """Documents that are written, with the record, the flags and the side of each."""
+    def gather(
+        self, fitted: Fitted, records: Int64Array, flags: Int32Array, held_out: npt.NDArray[np.bool_], turn: int
+    ) -> None:
+        """Documents that are written in pass `turn` of the mixture, with the record, the flags and the side of each."""
         ...
 
     def end_block(self) -> None:
@@ -98,18 +101,35 @@ class Stages:
         self.breaks: dict[str, int] = {}
         self.largest_id = -1
         self.poison = plan.poison
+        self.taking = Taking(plan)
+        self.mixed: dict[str, int] = {}
+        self._passes: dict[int, int] = {}
 
     def take(self, block: list[RawRecord]) -> None:
         """Take one block of records all the way to documents."""
         examples: list[TextExample] = []
         pending: list[Pending] = []
-        for raw in block:
+        for raw in block if self.taking.all else self._taken(block):
             self.ledger.read += 1
             conversation = self._normalised(raw)
             if conversation is not None:
                 self._unroll(raw, conversation, (*raw.findings, *conversation.findings), examples, pending)
         self._encode(examples, pending, self.plan.config.overlong, first=True)
         self.sink.end_block()
+
+    def _taken(self, block: list[RawRecord]) -> Iterator[RawRecord]:
+        """The records of a block that are taken at all."""
+        times = self.taking.of(block)
+        self._passes = {raw.record_id: count for raw, count in zip(block, times, strict=True) if count > 1}
+        for raw, count in zip(block, times, strict=True):
+            if count > 0:
+                yield raw
+                continue
+            self.ledger.read += 1
+            if count == DUPLICATE:
+                self.ledger.duplicate += 1
+            else:
+                self.ledger.unsampled += 1
 
     def _normalised(self, raw: RawRecord) -> Conversation | None:
         if raw.record_id in self.poison:
@@ -185,6 +205,7 @@ class Stages:
         flags = fitted.flags.copy()
         records = np.zeros(len(fitted.owners), np.int64)
         held_out = np.zeros(len(fitted.owners), bool)
+        passes = np.ones(len(fitted.owners), np.int64)
         for one, begin, end in zip(pending, begins, ends, strict=True):
             mine = range(one.first, one.first + one.count)
             gone = tuple(finding for i in mine if i in lost for finding in lost[i])
@@ -200,10 +221,12 @@ class Stages:
             if found or gone:
                 self.sink.keep(one.raw, found, gone)
             records[begin:end] = one.raw.record_id
-            if end - begin > 1:
-                flags[begin:end] |= DocFlag.ONE_OF_SEVERAL
             held_out[begin:end] = self.shop.is_held_out(one.conversation)
-        self._gather(fitted, records, flags, held_out)
+            if not held_out[begin]:
+                passes[begin:end] = self._passes.get(one.raw.record_id, 1)
+            if end - begin > 1 or passes[begin] > 1:
+                flags[begin:end] |= DocFlag.ONE_OF_SEVERAL
+        self._gather(fitted, records, flags, held_out, passes)
 
     def _shorten(
         self,
@@ -248,13 +271,46 @@ class Stages:
         encoded = self.shop.encoder.encode(unrolled.examples)
         return None if encoded.rejected else int(encoded.lengths.max())
 
-    def _gather(self, fitted: Fitted, records: Int64Array, flags: Int32Array, held_out: npt.NDArray[np.bool_]) -> None:
-        self.ledger.examples_written += len(fitted.lengths)
-        self.ledger.tokens_written += len(fitted.input_ids)
-        self.ledger.tokens_trained += int((fitted.labels != -100).sum())
+    def _gather(
+        self,
+        fitted: Fitted,
+        records: Int64Array,
+        flags: Int32Array,
+        held_out: npt.NDArray[np.bool_],
+        passes: Int64Array,
+    ) -> None:
+        """Count what is written and give it to the sink, once a pass; a further pass renders what it writes."""
         if len(fitted.input_ids):
             self.largest_id = max(self.largest_id, int(fitted.input_ids.max()))
-        self.sink.gather(fitted, records, flags, held_out)
+        self.ledger.tokens_rendered += int((fitted.lengths * (passes - 1)).sum())
+        for turn in range(int(passes.max(initial=1))):
+            if turn:
+                chosen = passes > turn
+                fitted = _chosen(fitted, chosen)
+                records, flags, held_out, passes = records[chosen], flags[chosen], held_out[chosen], passes[chosen]
+            trained = fitted.labels != -100
+            self.ledger.examples_written += len(fitted.lengths)
+            self.ledger.tokens_written += len(fitted.input_ids)
+            self.ledger.tokens_trained += int(trained.sum())
+            if self.plan.mixture:
+                self._mix(fitted, records, trained, first=turn == 0)
+            self.sink.gather(fitted, records, flags, held_out, turn)
+
+    def _mix(self, fitted: Fitted, records: Int64Array, trained: npt.NDArray[np.bool_], *, first: bool) -> None:
+        """Count what is written by source."""
+        sources = self.taking.sources(records)
+        ends = np.cumsum(fitted.lengths, dtype=np.int64)
+        sums = np.concatenate([np.zeros(1, np.int64), np.cumsum(trained)])
+        each = sums[ends] - sums[ends - fitted.lengths]
+        for source in np.unique(sources).tolist():
+            mine = sources == source
+            found = {
+                "records": len(np.unique(records[mine])) if first else 0,
+                "examples": int(mine.sum()),
+                "tokens": int(fitted.lengths[mine].sum()),
+                "trained": int(each[mine].sum()),
+            }
+            add_counts(self.mixed, {f"{source}/{name}": count for name, count in found.items()})
 
     def _reject(self, raw: RawRecord, findings: tuple[Finding, ...]) -> None:
         code = first_error(findings).code
@@ -282,6 +338,21 @@ class Stages:
     def _bump(self, name: str, by: int) -> None:
         if by:
             self.stats[name] = self.stats.get(name, 0) + by
+
+
+def _chosen(fitted: Fitted, chosen: npt.NDArray[np.bool_]) -> Fitted:
+    """The chosen documents of `fitted`, without what was lost and found."""
+    tokens = np.repeat(chosen, fitted.lengths)
+    return Fitted(
+        fitted.input_ids[tokens],
+        fitted.labels[tokens],
+        fitted.lengths[chosen],
+        fitted.owners[chosen],
+        fitted.flags[chosen],
+        [],
+        [],
+        0,
+    )
 
 
 def _select(encoded: EncodedExamples, leave: set[int]) -> EncodedExamples:

@@ -62,6 +62,8 @@ class UnitResult(msgspec.Struct):
     """Bins by split."""
     measures: dict[str, int]
     """See `sftdata.pipeline.measures`."""
+    mixed: dict[str, int] = {}
+    """What is written of every source of a mixture: `0/records`, `0/examples`, `0/tokens`, `0/trained`."""
 
 
 def unit_stem(index: int) -> str:
@@ -128,7 +130,8 @@ class _Writing:
     def __init__(self, plan: Plan, unit: Unit, workshop: Workshop, work: Path) -> None:
         self.plan, self.unit, self.shop, self.work = plan, unit, workshop, work
         self.stages = Stages(plan, workshop, self)
-        self.harvests = {split: Harvest() for split in SPLITS}
+        self.harvests: dict[str, list[Harvest]] = {split: [Harvest()] for split in SPLITS}
+        """By split and pass of the mixture: no bin holds a record twice."""
         stem = unit_stem(unit.index)
         self.rejected = RejectFile(work / f"{stem}-rejected.jsonl")
         self.partial = RejectFile(work / f"{stem}-partial.jsonl")
@@ -151,14 +154,18 @@ class _Writing:
         self.rejected.end_block()
         self.partial.end_block()
 
-    def gather(self, fitted: Fitted, records: Int64Array, flags: Int32Array, held_out: npt.NDArray[np.bool_]) -> None:
-        """Keep documents, by split, until the unit is packed."""
+    def gather(
+        self, fitted: Fitted, records: Int64Array, flags: Int32Array, held_out: npt.NDArray[np.bool_], turn: int
+    ) -> None:
+        """Keep documents, by split and pass, until the unit is packed."""
+        if turn == len(self.harvests["train"]):
+            self.harvests["train"].append(Harvest())
         if not held_out.any():
-            self.harvests["train"].add(fitted.input_ids, fitted.labels, fitted.lengths, records, flags)
+            self.harvests["train"][turn].add(fitted.input_ids, fitted.labels, fitted.lengths, records, flags)
             return
         for split, chosen in (("train", ~held_out), ("eval", held_out)):
             tokens = np.repeat(chosen, fitted.lengths)
-            self.harvests[split].add(
+            self.harvests[split][turn].add(
                 fitted.input_ids[tokens],
                 fitted.labels[tokens],
                 fitted.lengths[chosen],
@@ -177,9 +184,9 @@ class _Writing:
         files, bins = {}, {}
         histogram: dict[str, int] = {}
         for split in SPLITS:
-            harvest = self.harvests[split]
-            files[split], bins[split] = self._write(split, harvest)
-            powers, counts = np.unique(np.ceil(np.log2(np.maximum(harvest.lengths, 1))), return_counts=True)
+            files[split], bins[split] = self._write(split, self.harvests[split])
+            lengths = np.concatenate([harvest.lengths for harvest in self.harvests[split]])
+            powers, counts = np.unique(np.ceil(np.log2(np.maximum(lengths, 1))), return_counts=True)
             add_counts(histogram, {str(1 << int(p)): int(c) for p, c in zip(powers, counts, strict=True)})
         did = self.stages
         return UnitResult(
@@ -197,20 +204,24 @@ class _Writing:
             largest_id=did.largest_id,
             bins=bins,
             measures=did.measures.counts(),
+            mixed=did.mixed,
         )
 
-    def _write(self, split: str, harvest: Harvest) -> tuple[list[FileEntry], int]:
-        config = self.plan.config
-        lengths = harvest.lengths
-        if not len(lengths):
+    def _write(self, split: str, harvests: list[Harvest]) -> tuple[list[FileEntry], int]:
+        config, number = self.plan.config, 0
+        if not any(len(harvest.lengths) for harvest in harvests):
             return [], 0
-        bins = packing.pack(lengths, config.max_length, config.packing, seed=(config.seed, self.unit.index))
         stem = f"{unit_stem(self.unit.index)}-{split}"
         metadata = {"fingerprint": self.plan.fingerprint, "split": split, "unit": str(self.unit.index)}
         with ShardWriter(lambda part: self.work / f"{stem}-{part:02d}.parquet", metadata=metadata) as writer:
-            for rows in harvest.rows(bins.order, bins.offsets, tokens=_TOKENS_AT_ONCE):
-                writer.write(rows)
-        return writer.entries, len(bins.offsets) - 1
+            for harvest in harvests:
+                bins = packing.pack(
+                    harvest.lengths, config.max_length, config.packing, seed=(config.seed, self.unit.index)
+                )
+                number += len(bins.offsets) - 1
+                for rows in harvest.rows(bins.order, bins.offsets, tokens=_TOKENS_AT_ONCE):
+                    writer.write(rows)
+        return writer.entries, number
 
     def _source(self, raw: RawRecord) -> str:
         return self.shop.names.get(raw.source, raw.source)

@@ -41,7 +41,7 @@ class Workshop:
         )
         self.names = {one.item.address: one.name for one in plan.inputs}
         self._options = options_by_input(plan, config)
-        share = 0.0 if config.eval is None else eval_share(config.eval, records=plan.records)
+        share = 0.0 if config.eval is None else eval_share(config.eval, records=plan.taken)
         self._threshold = int(share * (1 << 64))
         self._engine = engine
         self._compared = 0 if plan.engine == "reference" else int(config.engine_sample * (1 << 32))

@@ -67,7 +67,7 @@ Made by sftdata. A row is one bin: whole examples packed without padding up to {
 {inputs}
 
 - records: {records["read"]:,} read = {records["written"]:,} written + {records["rejected"]:,} rejected + \
-{records["duplicate"]:,} duplicate
+{records["duplicate"]:,} duplicate{f" + {records['unsampled']:,} unsampled" if records.get("unsampled") else ""}
 - tokens: {tokens["rendered"]:,} rendered = {tokens["written"]:,} written + {tokens["dropped"]:,} dropped; \
 {tokens["trained"]:,} trained
 - tokenizer: sha256 `{tokenizer["sha256"][:16]}`, {tokenizer["vocab_size"]:,} ids, stop tokens \

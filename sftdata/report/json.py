@@ -79,4 +79,29 @@ def run_report(
         "stats": dict(sorted(facts["stats"].items())),
         "measures": facts["measures"],
         "notes": facts["notes"],
+        **({"mixture": _mixture(plan, facts["mixed"])} if plan.mixture else {}),
     }
+
+
+def _mixture(plan: Any, mixed: dict[str, int]) -> dict[str, Any]:
+    """Every source: what the plan wants of it, and what was written."""
+    by = "tokens" if plan.config.stats else "records"
+    counts = {
+        place: {name: mixed.get(f"{place}/{name}", 0) for name in ("records", "examples", "tokens", "trained")}
+        for place in range(len(plan.mixture))
+    }
+    total = sum(one["tokens"] for one in counts.values())
+    sources = {
+        one.name: {
+            "weight": one.weight,
+            "records": one.records,
+            "duplicates": one.dropped,
+            "taken": one.taken,
+            "passes": round(one.taken / max(one.records - one.dropped, 1), 6),
+            "planned_share": one.share,
+            "written": counts[place],
+            "share_of_tokens": round(counts[place]["tokens"] / total, 6) if total else 0.0,
+        }
+        for place, one in enumerate(plan.mixture)
+    }
+    return {"weights_count": by, "sources": sources}

@@ -126,6 +126,8 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
         f"  records   {records['read']:>12,} read = {records['written']:,} written + {records['rejected']:,} rejected"
         f" + {records['duplicate']:,} duplicate"
     )
+    if records.get("unsampled"):
+        records_line += f" + {records['unsampled']:,} unsampled"
     tokens_line = (
         f"  tokens    {tokens['rendered']:>12,} rendered = {tokens['written']:,} written"
         f" + {tokens['dropped']:,} dropped; {tokens['trained']:,} trained ({trained:.1%})"
@@ -134,6 +136,11 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
     lines = [records_line, examples_line, tokens_line]
     for split, one in packing.items():
         lines.append(f"  {split:<9} {one['bins']:>12,} bins of {one['capacity']:,}, {one['fill']:.2%} full")
+    for name, one in report.get("mixture", {}).get("sources", {}).items():
+        lines.append(
+            f"  source    {clean(name, limit=40)}: {one['taken']:,} records taken ({one['passes']:.2f} passes), "
+            f"{one['written']['tokens']:,} tokens, {one['share_of_tokens']:.1%} of all"
+        )
     return lines
 
 

@@ -122,12 +122,14 @@ class Options(msgspec.Struct, frozen=True):
 
 
 class RecordCounts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Records: read = written + rejected + duplicate."""
+    """Records: read = written + rejected + duplicate + unsampled."""
 
     read: Count
     written: Count
     rejected: Count
     duplicate: Count
+    unsampled: Count = 0
+    """In no pass of a mixture; a record that is in several is written once."""
 
 
 class ExampleCounts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

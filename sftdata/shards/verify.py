@@ -249,7 +249,7 @@ class _Audit:
         """It closes, and, where all rows could be read, it is the ledger of these rows."""
         records, tokens = ledger.records, ledger.tokens
         sums = [
-            ("records read", records.read, "written, rejected and duplicate", _sum(records)),
+            ("records read", records.read, "written, rejected, duplicate and unsampled", _sum(records)),
             ("records read", records.read, "records of the inputs", self._book.records),
             ("tokens rendered", tokens.rendered, "written and dropped", tokens.written + tokens.dropped),
             ("records rejected", records.rejected, "rejections by code", sum(ledger.rejections.values())),
@@ -270,7 +270,7 @@ class _Audit:
 
 def _sum(records: msgspec.Struct) -> int:
     """What the parts of `read` add up to."""
-    return sum(getattr(records, name) for name in ("written", "rejected", "duplicate"))
+    return sum(getattr(records, name) for name in ("written", "rejected", "duplicate", "unsampled"))
 
 
 class _Finding(msgspec.Struct):
