@@ -6,6 +6,7 @@ What lives here: `lint_template`. What must not: conversations (what a template 
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Iterable
 
 from jinja2 import nodes
@@ -20,7 +21,7 @@ from sftdata.templates.environment import (
 )
 from sftdata.templates.markers import buffered_markers
 
-__all__ = ["lint_template", "read_arguments"]
+__all__ = ["lint_template", "place_of", "read_arguments"]
 
 GIVEN = RESERVED | {f"{name}_token" for name in ("bos", "cls", "eos", "mask", "pad", "sep", "unk")}
 """Variables that a template may count on: the conversation, and the tokenizer's named tokens."""
@@ -48,6 +49,19 @@ def lint_template(source: str, *, name: str = "", known: Iterable[str] = ()) -> 
         *_clock(tree, template),
         *_markers(tree, template),
     )
+
+
+def place_of(finding: Finding) -> tuple[int | None, str]:
+    """The line that a finding's message opens with, and the rest; None where it is about the whole template.
+
+    >>> place_of(Finding("SFT323", "line 2: reads x, which nothing defines"))
+    (2, 'reads x, which nothing defines')
+    """
+    opening = _LINE.match(finding.message)
+    return (int(opening[1]), finding.message[opening.end() :]) if opening else (None, finding.message)
+
+
+_LINE = re.compile(r"line (\d+): ")
 
 
 def read_arguments(template: Template) -> frozenset[str]:

@@ -19,7 +19,7 @@ import msgspec
 from sftdata.errors import ConfigError, describe, nearest
 from sftdata.templates.builtin import BUILTIN
 
-__all__ = ["TemplateOrigin", "resolve_template"]
+__all__ = ["TemplateOrigin", "own_templates", "resolve_template"]
 
 SERVED = ("default", "tool_use")
 """The templates of a tokenizer that are used without being named."""
@@ -53,7 +53,7 @@ def resolve_template(named: str | None, folder: str | Path | None, config: Mappi
     path = Path(named).expanduser()
     if path.is_file():
         return TemplateOrigin("file", path.name, {"default": _read(path)})
-    place, sources = _sources(folder, config)
+    place, sources = own_templates(folder, config)
     if named in sources:
         return TemplateOrigin("tokenizer", place, {"default": sources[named]}, tuple(sorted(sources)))
     if named in BUILTIN:
@@ -70,7 +70,7 @@ def resolve_template(named: str | None, folder: str | Path | None, config: Mappi
 
 
 def _own(folder: str | Path | None, config: Mapping[str, Any]) -> TemplateOrigin:
-    place, sources = _sources(folder, config)
+    place, sources = own_templates(folder, config)
     served = {name: sources[name] for name in SERVED if name in sources}
     if "default" in served:
         return TemplateOrigin("tokenizer", place, served, tuple(sorted(sources)))
@@ -91,8 +91,11 @@ def _own(folder: str | Path | None, config: Mapping[str, Any]) -> TemplateOrigin
     )
 
 
-def _sources(folder: str | Path | None, config: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
-    """The tokenizer's templates by name, and the file or folder they are from."""
+def own_templates(folder: str | Path | None, config: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+    """The file or folder that holds a tokenizer's own templates, and all of them by name.
+
+    Raises ConfigError where one of them is malformed or cannot be read.
+    """
     if folder is not None:
         single = Path(folder) / "chat_template.jinja"
         sources = {"default": _read(single)} if single.is_file() else {}

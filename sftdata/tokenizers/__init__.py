@@ -4,7 +4,7 @@ from sftdata.tokenizers.documents import EncodedExamples
 from sftdata.tokenizers.encode import Encoder
 from sftdata.tokenizers.engines import Engine, EngineMismatch, ReferenceEngine, choose_engine
 from sftdata.tokenizers.origin import NAMED_TOKENS, TokenizerFiles, load_files
-from sftdata.tokenizers.vocabulary import AddedToken, Vocabulary, load_vocabulary
+from sftdata.tokenizers.vocabulary import AddedToken, Vocabulary, load_vocabulary, named_tokens
 
 __all__ = [
     "NAMED_TOKENS",
@@ -19,4 +19,5 @@ __all__ = [
     "choose_engine",
     "load_files",
     "load_vocabulary",
+    "named_tokens",
 ]

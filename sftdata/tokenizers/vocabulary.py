@@ -20,7 +20,7 @@ from sftdata.errors import ConfigError, describe
 from sftdata.records import Int64Array
 from sftdata.tokenizers.origin import NAMED_TOKENS, TokenizerFiles
 
-__all__ = ["AddedToken", "Vocabulary", "load_vocabulary"]
+__all__ = ["AddedToken", "Vocabulary", "load_vocabulary", "named_tokens"]
 
 _PROBE = "Aa Zz 09 !\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~ The QUICK brown Fox\nnext  line"
 
@@ -133,7 +133,7 @@ def load_vocabulary(files: TokenizerFiles) -> Vocabulary:
         native_json=text,
         plain_json=json.dumps(plain, ensure_ascii=False),
         added=added,
-        special_tokens=_named_tokens(files.config),
+        special_tokens=named_tokens(files.config),
         size=size,
         byte_level=byte_level,
         position_free=byte_level and not _adds_prefix(spec),
@@ -183,14 +183,15 @@ def _config_tokens(config: dict[str, Any]) -> list[NativeAddedToken]:
                 tokens[entry["content"]] = NativeAddedToken(entry["content"], **flags)
     extra = config.get("additional_special_tokens") or config.get("extra_special_tokens") or []
     extra = list(extra.values()) if isinstance(extra, dict) else extra
-    named = list(_named_tokens(config).values())
+    named = list(named_tokens(config).values())
     for content in [*named, *(one["content"] if isinstance(one, dict) else one for one in extra)]:
         if isinstance(content, str) and content and content not in tokens:
             tokens[content] = NativeAddedToken(content, special=True, normalized=False)
     return list(tokens.values())
 
 
-def _named_tokens(config: dict[str, Any]) -> dict[str, str]:
+def named_tokens(config: dict[str, Any]) -> dict[str, str]:
+    """The named special tokens of a `tokenizer_config.json`: `bos_token` and so on, those that are set."""
     named = {}
     for name in NAMED_TOKENS:
         value = config.get(name)
