@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import tokenizers as native_tokenizers
@@ -17,7 +17,7 @@ from tokenizers import Tokenizer as NativeTokenizer
 
 from sftdata.errors import ConfigError, describe
 from sftdata.records import Int32Array, Int64Array
-from sftdata.tokenizers.vocabulary import Vocabulary
+from sftdata.tokenizers.vocabulary import Vocabulary, native_tokenizer
 
 __all__ = ["Engine", "EngineMismatch", "FastEngine", "ReferenceEngine", "choose_engine"]
 
@@ -68,9 +68,9 @@ class ReferenceEngine:
 
     # loading takes seconds for a large vocabulary, and beside the fast engine most runs need neither
 
-    @functools.cached_property
+    @property
     def _native(self) -> NativeTokenizer:
-        return NativeTokenizer.from_str(self._vocabulary.native_json)
+        return native_tokenizer(self._vocabulary.native_json)
 
     @functools.cached_property
     def _plain(self) -> NativeTokenizer:
@@ -110,10 +110,8 @@ class FastEngine:
     def __init__(self, vocabulary: Vocabulary, reference: ReferenceEngine) -> None:
         from importlib.metadata import version
 
-        import fastokens
-
+        self._native = _fast_tokenizer(vocabulary.native_json)
         self.version = version("fastokens")
-        self._native = fastokens.Tokenizer.from_json_str(vocabulary.native_json)
         self._reference = reference
 
     def encode(self, texts: Sequence[str]) -> Encoded:
@@ -131,6 +129,14 @@ class FastEngine:
 
     def compare(self, texts: Sequence[str]) -> None:
         _compare(self, self._reference, texts)
+
+
+@functools.lru_cache(maxsize=1)
+def _fast_tokenizer(native_json: str) -> Any:
+    """Loaded once a process: it takes longer than anything else before the first record."""
+    import fastokens
+
+    return fastokens.Tokenizer.from_json_str(native_json)
 
 
 _SELF_TEST = (

@@ -11,13 +11,12 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
-from tokenizers import Tokenizer as NativeTokenizer
 from tokenizers.normalizers import Normalizer
 
 from sftdata.records import Finding, Int32Array, Int64Array, TextExample
 from sftdata.tokenizers.documents import Batch, Document
 from sftdata.tokenizers.engines import Engine
-from sftdata.tokenizers.vocabulary import Vocabulary
+from sftdata.tokenizers.vocabulary import Vocabulary, native_tokenizer
 
 __all__ = ["RoundTrip"]
 
@@ -35,7 +34,7 @@ class RoundTrip:
 
     @functools.cached_property
     def _normalizer(self) -> Normalizer | None:
-        found: Normalizer | None = NativeTokenizer.from_str(self._vocabulary.native_json).normalizer
+        found: Normalizer | None = native_tokenizer(self._vocabulary.native_json).normalizer
         return found
 
     def batch(
