@@ -43,13 +43,17 @@ class Unservable(Exception):
 class Form(NamedTuple):
     """How a server hands a record to a template where servers differ."""
 
-    empty_content: bool = False
+    no_content: str | None = "absent"
     text_arguments: bool = False
     inline_reasoning: bool = False
     parts: bool = False
 
 
-FORMS = tuple(Form(*reversed(flags)) for flags in itertools.product((False, True), repeat=4))
+FORMS = tuple(
+    Form(no_content, *reversed(flags))
+    for flags in itertools.product((False, True), repeat=3)
+    for no_content in ("absent", "", None)
+)
 
 
 @contextmanager
@@ -72,7 +76,7 @@ def frozen_clock(day: datetime.date = DAY) -> Iterator[None]:
 def as_served(message: Message, form: Form) -> dict[str, Any]:
     """One message as an OpenAI client would send it."""
     said = message.inline if form.inline_reasoning and message.inline is not None else message.content
-    if said is None and form.empty_content:
+    if said is None and form.no_content == "":
         said = ""
     content: Any = [{"type": "text", "text": said}] if form.parts and said is not None else said
     separate = None if form.inline_reasoning and message.inline is not None else message.reasoning
@@ -92,7 +96,8 @@ def as_served(message: Message, form: Form) -> dict[str, Any]:
         "tool_call_id": message.tool_call_id,
         "name": message.name,
     }
-    return {key: value for key, value in everything.items() if value is not None}
+    present = {key: value for key, value in everything.items() if value is not None}
+    return {"content": None, **present} if form.no_content is None else present
 
 
 def _arguments(arguments: dict[str, Any] | str, form: Form) -> dict[str, Any] | str:
@@ -260,7 +265,10 @@ class Judge:
         if opened is not None and (goes_on is None or opened[1] not in whole[goes_on:]):
             head = prompt[: prompt.rindex(opened[0])]
             rest = whole[len(prompt) :] if whole.startswith(prompt) else whole[len(before) :]
-            if whole.startswith(prompt) or _dense(head) == _dense(before):
+            alone = not messages[turn].get("content") and bool(messages[turn].get("tool_calls"))
+            if alone and whole.startswith(head) and not whole.startswith(prompt):
+                rest = whole[len(head) :]
+            if whole.startswith(prompt) or _dense(head) == _dense(before) or rest == whole[len(head) :]:
                 inner = re.escape((thought or "").strip())
                 found = [re.compile(rf"\s*{inner}\s*{re.escape(opened[1])}\s*{re.escape(rest)}", re.DOTALL)]
         return found
@@ -278,10 +286,13 @@ class Judge:
             if not mark or not full.endswith(after):
                 return "", None
             end = len(full) - len(after)
-            printed = full[:end].endswith((plain, plain.strip(), plain.rstrip(), plain.lstrip()))
+            forms = (plain, plain.strip(), plain.rstrip(), plain.lstrip(), plain.strip("\n"), plain.lstrip("\n"))
+            printed = full[:end].endswith(forms)
             return before, end if printed else None
         function = calls[-1]["function"]
         renamed = {**calls[-1], "function": {**function, "name": SENTINEL}}
+        if function["name"] in renamed.get("id", ""):
+            renamed["id"] = renamed["id"].replace(function["name"], SENTINEL)
         trial = self.text([*messages[:turn], {**message, "tool_calls": [*calls[:-1], renamed]}], tools, prompt=False)
         _, mark, after = trial.rpartition(SENTINEL)
         if not mark or not full.endswith(after):

@@ -25,6 +25,7 @@ from sftdata.templates.messages import (
     Variant,
     prepare_chat,
     prints_escaped,
+    prints_null,
     protect_text,
     spells_control,
 )
@@ -102,7 +103,7 @@ class Contract:
         choices = [
             place
             for place, variant in enumerate(VARIANTS)
-            if (lacks_content or not variant.empty_content)
+            if (lacks_content or variant.no_content == "absent")
             and (has_calls or not variant.text_arguments)
             and (has_inline or not variant.inline_reasoning)
             and (reads_parts or not variant.parts)
@@ -115,8 +116,7 @@ class Contract:
             code = outcome.findings[-1].code
             if code not in _RETRIED:
                 return outcome
-            if first is None or (first.findings[-1].code == "SFT302" and code != "SFT302"):
-                # what a template loses says more than that it raises when it is handed something else
+            if first is None or _tells(outcome) > _tells(first):
                 first = outcome
         assert first is not None
         return first
@@ -219,6 +219,8 @@ class Contract:
         examples.append((text, spans))
         if chat.markers and any(prints_escaped(one, chat.markers) for one, _ in examples):
             return Rejection((*findings, _ESCAPED))
+        if prints_null(text, chat):
+            return Rejection((*findings, Finding("SFT302", "the template prints None for a turn without content")))
         lost = reader.kept.missing(conversation, chat, text, replies, self._options.allow_dropped)
         findings += (*lost, *notes.values())
         if any(finding.code == "SFT308" for finding in lost):
@@ -298,6 +300,13 @@ _ESCAPED = Finding(
 
 _RETRIED = frozenset({"SFT302", "SFT308", "SFT316", "SFT319"})
 """Refusals that another way of handing the same message to the template may avoid."""
+
+
+def _tells(refusal: Rejection) -> tuple[bool, bool]:
+    """How much the refusal of one variant says beside another's: what is lost says more than that the template raises
+    when it is handed something else, and tools are missed only where every reply was found."""
+    last = refusal.findings[-1]
+    return last.code != "SFT302", last.pointer.startswith("/tools")
 
 
 class Programs:

@@ -11,7 +11,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -26,8 +26,10 @@ __all__ = [
     "plain_content",
     "prepare_chat",
     "prints_escaped",
+    "prints_null",
     "prints_parts",
     "protect_text",
+    "renamed",
     "spells_control",
 ]
 
@@ -35,8 +37,9 @@ __all__ = [
 class Variant(msgspec.Struct, frozen=True):
     """One of the ways in which servers hand the same message to a template."""
 
-    empty_content: bool = False
-    """A turn without content has `content: ""`; otherwise the key is absent, as transformers leaves it."""
+    no_content: Literal["absent", "empty", "null"] = "absent"
+    """What a turn without content has: no key, as transformers leaves it, `content: ""` or, as OpenAI's clients write
+    it, `content: null`."""
     text_arguments: bool = False
     """Tool-call arguments are JSON text; otherwise an object."""
     inline_reasoning: bool = False
@@ -46,7 +49,9 @@ class Variant(msgspec.Struct, frozen=True):
 
 
 VARIANTS = tuple(
-    Variant(*reversed(choice)) for choice in itertools.product((False, True), repeat=len(Variant.__struct_fields__))
+    Variant(no_content, text_arguments, inline_reasoning, parts)
+    for parts, inline_reasoning, text_arguments in itertools.product((False, True), repeat=3)
+    for no_content in ("absent", "empty", "null")
 )
 """In the order in which they are tried: the first that the template renders without loss is the one."""
 
@@ -115,7 +120,7 @@ def _chat(
 ) -> Chat:
     if variant.parts:
         for message in messages:
-            if "content" in message:
+            if message.get("content") is not None:
                 message["content"] = as_content(message["content"], variant)
     return Chat(messages, tools, markers, findings, variant)
 
@@ -127,14 +132,29 @@ def as_content(text: str, variant: Variant) -> str | list[dict[str, str]]:
 
 def plain_content(message: dict[str, Any]) -> str:
     """The text that `as_content` made the content of; empty where there is none."""
-    content = message.get("content", "")
+    content = message.get("content") or ""
     text: str = content if isinstance(content, str) else content[0]["text"]
     return text
+
+
+def renamed(call: dict[str, Any], name: str) -> dict[str, Any]:
+    """`call` under another name; an id that spells the old one (`functions.NAME:0`) goes along."""
+    function = call["function"]
+    out = {**call, "function": {**function, "name": name}}
+    if function["name"] and function["name"] in call.get("id", ""):
+        out["id"] = call["id"].replace(function["name"], name)
+    return out
 
 
 def prints_parts(text: str, said: str) -> bool:
     """Whether `text` has the list of parts around `said` printed as a list, as no template means to."""
     return f"'text': '{said}'" in text or f'"text": "{said}"' in text
+
+
+def prints_null(text: str, chat: Chat) -> bool:
+    """Whether `text` has the word None for a content that is null, as no template means to."""
+    said = "\0".join(_strings([*chat.messages, *(chat.tools or [])]))
+    return chat.variant.no_content == "null" and text.count("None") > said.count("None")
 
 
 def prints_escaped(text: str, markers: str) -> bool:
@@ -175,8 +195,8 @@ def _as_dict(message: Message, variant: Variant) -> dict[str, Any]:
         out["content"] = message.inline
     elif message.content is not None:
         out["content"] = message.content
-    elif variant.empty_content:
-        out["content"] = ""
+    elif variant.no_content != "absent":
+        out["content"] = "" if variant.no_content == "empty" else None
     if message.reasoning is not None and not inline:
         # transformers copies the first reasoning key it finds to both of these names (chat_template_utils.py)
         out["reasoning_content"] = message.reasoning
