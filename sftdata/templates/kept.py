@@ -15,7 +15,7 @@ import msgspec
 
 from sftdata.records import Conversation, Finding, Message
 from sftdata.templates.environment import TemplateError
-from sftdata.templates.messages import Chat, as_content, plain_content, prints_parts
+from sftdata.templates.messages import Chat, as_content, plain_content, prints_parts, renamed
 
 __all__ = ["REFUSED_FIELDS", "Kept"]
 
@@ -109,7 +109,9 @@ class Kept:
         trial = _with_sentinel(chat, field, place)
         try:
             if field not in {"reasoning", "tool_calls"}:
-                text = self._reader.render(trial, upto, generation=False)
+                # what the last reply's prompt holds is what is served; its turn may be rendered behind something else
+                asked = place < upto - 1
+                text = self._reader.render(trial, upto - asked, generation=asked)
                 return _MARK not in text or (chat.variant.parts and prints_parts(text, _MARK))
             _, reply = self._reader.read(_thinking(conversation, field, place), trial, place)
         except TemplateError:
@@ -129,7 +131,8 @@ def _finding(field: str, pointer: str, allowed: frozenset[str]) -> Finding:
         "SFT308",
         f"the template does not render {field}",
         pointer,
-        f"Use a template that renders it, or --allow-dropped {field} to train without it.",
+        f"Use a template, or arguments of it (--template-arg), that render it, or --allow-dropped {field} to train "
+        "without it.",
     )
 
 
@@ -189,8 +192,8 @@ def _with_sentinel(chat: Chat, field: str, place: int) -> Chat:
         calls = message["tool_calls"]
         arguments: Any = {_ARGUMENT: 1}
         arguments = json.dumps(arguments) if chat.variant.text_arguments else arguments
-        function = {**calls[-1]["function"], "name": _MARK, "arguments": arguments}
-        message["tool_calls"] = [*calls[:-1], {**calls[-1], "function": function}]
+        call = renamed(calls[-1], _MARK)
+        message["tool_calls"] = [*calls[:-1], {**call, "function": {**call["function"], "arguments": arguments}}]
     elif field == "reasoning":
         message["reasoning_content"] = message["thinking"] = _MARK
     elif field == "name":

@@ -19,6 +19,7 @@ from sftdata.records import Finding
 
 __all__ = [
     "REASONING_TAGS",
+    "Block",
     "Seam",
     "StopInfo",
     "closed_block",
@@ -27,6 +28,7 @@ __all__ = [
     "find_seam",
     "find_stop",
     "open_reasoning",
+    "written_block",
 ]
 
 REASONING_TAGS: tuple[tuple[str, str], ...] = (
@@ -104,7 +106,7 @@ def _behind_block(head: str, rendered: str, before: str, block: tuple[str, str])
     if rendered.startswith(block[0], at):
         closing = rendered.find(block[1], at, len(before))
         return None if closing == -1 else closing + len(block[1])
-    return at
+    return len(head) if rendered.startswith(head) else at
 
 
 def _squeezed(text: str) -> str:
@@ -143,6 +145,47 @@ def closed_block(tags: tuple[str, str], reasoning: str, prompt: str) -> str:
     inner = reasoning.strip("\n")
     lead = "" if prompt[-1:].isspace() else "\n"
     return f"{lead}{inner}\n{tags[1]}\n\n" if inner else f"{lead}\n{tags[1]}\n\n"
+
+
+class Block(msgspec.Struct, frozen=True):
+    """How a template writes a reasoning block."""
+
+    tags: tuple[str, str]
+    lead: str
+    """Whitespace behind the opening tag."""
+    end: str
+    """From the end of the reasoning through the closing tag and the whitespace behind it."""
+
+    def closed(self, reasoning: str, prompt: str) -> str:
+        """What is missing of the block behind a prompt that opens it."""
+        written = prompt[len(prompt.rstrip()) :]
+        lead = self.lead.removeprefix(written) if self.lead.startswith(written) else ""
+        inner = reasoning.strip("\n")
+        return f"{lead}{inner}{self.end}"
+
+
+_TAG = r"<[^<>\s]+>|\[[^\[\]\s]+\]|[^<>\[\]\s]+"
+_TAG_AT_END = re.compile(rf"({_TAG})(\s*)$")
+_TAG_AT_START = re.compile(rf"\s*({_TAG})\s*")
+
+
+def written_block(text: str, thought: str, said: str) -> Block | None:
+    """The block around `thought` in a turn that a template rendered; None where it is not before what is `said`.
+
+    `written_block("<a><think>\\nT\\n</think>\\nS", "T", "S")` has the tags `("<think>", "</think>")`, the lead `"\\n"`
+    and the end `"\\n</think>\\n"`.
+    """
+    first, second = text.find(thought), text.find(said)
+    if first == -1 or second < first:
+        return None
+    before, behind = text[:first], text[first + len(thought) : second]
+    for opening, closing in REASONING_TAGS:
+        if before.rstrip().endswith(opening) and behind.lstrip().startswith(closing):
+            at = behind.index(closing) + len(closing)
+            at += len(behind[at:]) - len(behind[at:].lstrip())
+            return Block((opening, closing), before[len(before.rstrip()) :], behind[:at])
+    first_tag, last_tag = _TAG_AT_END.search(before), _TAG_AT_START.match(behind)
+    return Block((first_tag[1], last_tag[1]), first_tag[2], last_tag[0]) if first_tag and last_tag else None
 
 
 def common_prefix(one: str, other: str) -> str:

@@ -15,10 +15,11 @@ import msgspec
 from sftdata.records import Conversation, Finding, Message
 from sftdata.templates.environment import Template, TemplateError
 from sftdata.templates.kept import Kept
-from sftdata.templates.messages import Chat, ControlPolicy, as_content, plain_content, prints_parts
+from sftdata.templates.messages import Chat, ControlPolicy, as_content, plain_content, prints_parts, renamed
 from sftdata.templates.opinion import second_opinion
 from sftdata.templates.reply import (
     REASONING_TAGS,
+    Block,
     StopInfo,
     closed_block,
     common_prefix,
@@ -26,13 +27,12 @@ from sftdata.templates.reply import (
     find_seam,
     find_stop,
     open_reasoning,
+    written_block,
 )
 
 __all__ = ["Reply", "ServingOptions", "TurnReader"]
 
 _SENTINEL = "Zq7vXk2sentinelW9"
-_TAG_AT_END = re.compile(r"(\S+)\s*$")
-_TAG_AT_START = re.compile(r"\s*(\S+)")
 
 
 class ServingOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +75,7 @@ class TurnReader:
         self._options = options
         self._special = special
         self._tags: tuple[tuple[str, str], ...] | None = None
+        self._own: Block | None = None
         self._behind: dict[tuple[object, ...], str] = {}
         self._stops: dict[tuple[str, str], StopInfo] = {}
 
@@ -158,9 +159,17 @@ class TurnReader:
         return None if isinstance(reply, Finding) and reply.code == "SFT316" else reply
 
     def _header(self, prompt: str, chat: Chat, turn: int) -> str | None:
-        """What asking for a reply adds to the text of the conversation; None where it changes that text."""
+        """What asking for a reply adds to the text of the conversation; None where it changes that text.
+
+        Where asking adds nothing (`[INST] Hi[/INST]`), what stands behind the content of the user's last turn.
+        """
         base = self.render(chat, turn, generation=False)
-        return prompt[len(base) :] if prompt.startswith(base) and prompt[len(base) :].strip() else None
+        if not prompt.startswith(base):
+            return None
+        header = prompt[len(base) :]
+        if not header.strip() and chat.messages[turn - 1]["role"] == "user":
+            header = self._with_content(chat, turn - 1, _SENTINEL).rpartition(_SENTINEL)[2]
+        return header if header.strip() else None
 
     def _user(self, chat: Chat) -> dict[str, Any]:
         return {"role": "user", "content": as_content(_SENTINEL, chat.variant)}
@@ -183,7 +192,7 @@ class TurnReader:
             self.irregular = True
             if opened[1] in rendered[len(prompt) : end]:
                 return "", len(prompt)
-            return closed_block(opened, thought, prompt), len(prompt)
+            return self._closed(opened, thought, prompt), len(prompt)
         self.irregular = True
         before = self._before(rendered, end, chat, turn)
         scaffold = bool(message.tool_calls) and not message.content
@@ -192,7 +201,12 @@ class TurnReader:
             return seam
         if seam.inside_reasoning is None:
             return "", seam.start
-        return closed_block(seam.inside_reasoning, thought, prompt), seam.start
+        return self._closed(seam.inside_reasoning, thought, prompt), seam.start
+
+    def _closed(self, tags: tuple[str, str], thought: str, prompt: str) -> str:
+        """The rest of the block that the prompt opens, as the template itself writes one if it ever does."""
+        own = self._own if self._own is not None and self._own.tags == tags else None
+        return closed_block(tags, thought, prompt) if own is None else own.closed(thought, prompt)
 
     def _before(self, rendered: str, end: int, chat: Chat, turn: int) -> str:
         """What F has in front of the content, or of the first call's name; found with a sentinel in its place."""
@@ -339,11 +353,13 @@ class TurnReader:
     def reasoning_tags(self) -> tuple[tuple[str, str], ...]:
         """The pair that the template itself writes around reasoning, then the well-known ones."""
         if self._tags is None:
-            own = self._own_tags()
-            self._tags = tuple(dict.fromkeys([*([own] if own else []), *REASONING_TAGS]))
+            self._own = self._own_block()
+            own = [] if self._own is None else [self._own.tags]
+            self._tags = tuple(dict.fromkeys([*own, *REASONING_TAGS]))
         return self._tags
 
-    def _own_tags(self) -> tuple[str, str] | None:
+    def _own_block(self) -> Block | None:
+        """How the template writes reasoning; None where it does not."""
         thought, said = f"{_SENTINEL}r", f"{_SENTINEL}c"
         turn = {"role": "assistant", "content": said, "reasoning_content": thought, "thinking": thought}
         try:
@@ -352,18 +368,13 @@ class TurnReader:
             )
         except TemplateError:
             return None
-        first, second = text.find(thought), text.find(said)
-        if first == -1 or second < first:
-            return None
-        opening = _TAG_AT_END.search(text[:first])
-        closing = _TAG_AT_START.match(text[first + len(thought) : second])
-        return (opening[1], closing[1]) if opening and closing else None
+        return written_block(text, thought, said)
 
 
 def _calling(message: dict[str, Any], place: int) -> dict[str, Any]:
     """The message with the sentinel for the name of one call."""
     calls = list(message["tool_calls"])
-    calls[place] = {**calls[place], "function": {**calls[place]["function"], "name": _SENTINEL}}
+    calls[place] = renamed(calls[place], _SENTINEL)
     return {**message, "tool_calls": calls}
 
 

@@ -67,10 +67,11 @@ def carried() -> dict[str, str]:
 
 CONTROL = re.compile(
     r"<\|[^<>|\s]{1,40}\|>|<｜[^<>｜\s]{1,40}｜>|<\|[a-z_\"]{1,20}>|<[a-z_\"]{1,20}\|>"
-    r"|<[a-z]+_of_[a-z]+>|</?(?:s|bos|eos|sop|image)>|\[gMASK\]|\[/?[A-Z_]{3,20}\]"
+    r"|<[a-z]+_of_[a-z]+>|</?(?:s|bos|eos|sop|sep|image)>|\[gMASK\]|\[/?[A-Z_]{3,20}\]"
+    r"|\[\|[a-z]{1,20}\|\]|\]~!?b[\[\]]|\[e~\[|<seed:[a-z]os>|<(?:extra_id|reserved)_\d+>"
 )
 """What reads as a control token, wherever it was published."""
-TAG = re.compile(r"</?(?:think|tool_call|tool_response|seed:think|arg_key|arg_value)>")
+TAG = re.compile(r"</?(?:think|tool_call|tool_response|seed:think|seed:tool_call|arg_key|arg_value)>")
 """What models are given as single tokens without the flag `special`."""
 
 
