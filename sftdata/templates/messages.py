@@ -146,15 +146,6 @@ def renamed(call: dict[str, Any], name: str) -> dict[str, Any]:
     return out
 
 
-def renamed(call: dict[str, Any], name: str) -> dict[str, Any]:
-    """`call` under another name; an id that spells the old one (`functions.NAME:0`) goes along."""
-    function = call["function"]
-    out = {**call, "function": {**function, "name": name}}
-    if function["name"] and function["name"] in call.get("id", ""):
-        out["id"] = call["id"].replace(function["name"], name)
-    return out
-
-
 def prints_parts(text: str, said: str) -> bool:
     """Whether `text` has the list of parts around `said` printed as a list, as no template means to."""
     return f"'text': '{said}'" in text or f'"text": "{said}"' in text
