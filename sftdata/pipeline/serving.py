@@ -212,6 +212,7 @@ def _notes(named: dict[str, str], vocabulary: Vocabulary, templates: dict[str, T
         )
     if any(template.uses_clock for template in templates.values()):
         notes.append("SFT310: the template reads the date; it sees --clock, which is part of the configuration.")
-    if vocabulary.normalises:
-        notes.append("SFT416: the tokenizer normalises text (such as NFC); replies that it changes are counted.")
+    if vocabulary.normal_forms:
+        forms = ", ".join(vocabulary.normal_forms)
+        notes.append(f"SFT416: the tokenizer normalises text ({forms}); replies that it changes are counted.")
     return notes

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -56,7 +56,9 @@ class Vocabulary(msgspec.Struct, frozen=True):
     position_free: bool
     """A stretch of text between added tokens encodes alike wherever it stands (no dummy prefix anywhere)."""
     normalises: bool
-    """The normaliser may change text (NFC and the like)."""
+    """There is a normaliser, if perhaps one that decoding undoes."""
+    normal_forms: tuple[str, ...]
+    """The parts of the normaliser that decoding does not undo, such as `("NFC",)`."""
     token_bytes: npt.NDArray[np.uint8]
     """All tokens' bytes one after another; empty unless `byte_level`."""
     token_offsets: Int64Array
@@ -139,10 +141,22 @@ def load_vocabulary(files: TokenizerFiles) -> Vocabulary:
         byte_level=byte_level,
         position_free=byte_level and not _adds_prefix(spec),
         normalises=spec.get("normalizer") is not None,
+        normal_forms=tuple(_normal_forms(spec.get("normalizer"))),
         token_bytes=table,
         token_offsets=offsets,
         unk_id=None if unk is None else native.token_to_id(unk),
     )
+
+
+def _normal_forms(normaliser: dict[str, Any] | None) -> Iterator[str]:
+    """What a normaliser does besides writing spaces as `▁`, which decoding undoes."""
+    if normaliser is None or normaliser["type"] == "Prepend":
+        return
+    if normaliser["type"] == "Sequence":
+        for part in normaliser["normalizers"]:
+            yield from _normal_forms(part)
+    elif not (normaliser["type"] == "Replace" and normaliser["content"] == "▁"):
+        yield normaliser["type"]
 
 
 @functools.lru_cache(maxsize=1)
