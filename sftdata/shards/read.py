@@ -27,6 +27,7 @@ from sftdata.shards.decode import (
 from sftdata.shards.faults import Problem
 from sftdata.shards.layout import HEADER, SPLITS
 from sftdata.shards.manifest import FileEntry, Manifest, manifest_of
+from sftdata.shards.pages import decode_pages
 from sftdata.shards.rows import Rows
 from sftdata.shards.store import Store, open_store
 
@@ -65,7 +66,7 @@ class Dataset:
         if len(data) != group.bytes or zlib.crc32(data) != group.crc32:
             raise fault("SFT802", "", "its bytes are not those that were sealed").error(self.path)
         try:
-            columns = decode_group(footer, group_index, group, data)
+            columns = decode_pages(footer, group_index, group, data) or decode_group(footer, group_index, group, data)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise fault("SFT801", "", f"it cannot be decoded: {error}").error(self.path) from error
         self._raise_first(shape_problems(columns, group, fault))
