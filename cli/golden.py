@@ -199,7 +199,9 @@ def _conclude(rows: list[Any], output: str, server: dict[str, Any]) -> int:
     counts = {word: sum(row.outcome == word for row in rows) for word in _WORDS}
     same = counts["same"] > 0 and not any(counts[word] for word in ("differs", "refused", "failed"))
     if output == "json":
-        click.echo(json.dumps({**server, "same": same, **counts, "prompts": msgspec.to_builtins(rows)}, indent=2))
+        click.echo(
+            json.dumps({**server, "same": same, "counts": counts, "prompts": msgspec.to_builtins(rows)}, indent=2)
+        )
     else:
         first = next((row for row in rows if row.outcome == "differs"), None)
         if first is not None:

@@ -115,6 +115,8 @@ class Server:
             connection.request(method, path, body, self._headers)
             response = connection.getresponse()
             data = response.read(_LARGEST + 1)
+            if response.length and len(data) <= _LARGEST:
+                raise http.client.IncompleteRead(data, response.length)
         except (OSError, http.client.HTTPException, ValueError) as error:
             if late.is_set() or isinstance(error, TimeoutError):
                 raise self._too_slow(method, path) from error

@@ -65,6 +65,8 @@ def _notes(probe: Probe) -> list[str]:
     if by_question["a plain chat"].outcome != "kept":
         return [f"A plain chat is {by_question['a plain chat'].outcome}: no record can be rendered as it is."]
     notes = []
+    if by_question["tool call with arguments as text"].outcome == "kept":
+        by_question["tool call"] = by_question["tool call with arguments as text"]  # prepare tries both forms
     dropped = [(field, words) for question, field, words in _LOSSES if by_question[question].outcome == "dropped"]
     if dropped:
         told = ", ".join(words for _, words in dropped)
@@ -76,6 +78,9 @@ def _notes(probe: Probe) -> list[str]:
     history = by_question.get("earlier turns stay as they were")
     if history is not None and history.outcome == "no":
         notes.append("History is rewritten: a conversation of several turns becomes one example a turn (SFT307).")
+    ending = by_question.get("what ends a reply stays as it was")
+    if ending is not None and ending.outcome == "no":
+        notes.append("The last reply ends otherwise than earlier ones: a turn's own end has to be a stop (--stop).")
     if by_question["reads the clock"].outcome == "yes":
         notes.append("It prints the date: prepare fixes it with --clock, a server prints today's (SFT310).")
     return notes
@@ -105,9 +110,12 @@ def finding_rows(file: str, findings: Iterable[Finding]) -> list[dict[str, objec
 
 
 def finding_line(row: dict[str, object]) -> str:
-    """`chat.jinja:12: error SFT322 template-syntax: unexpected end`, as compilers and editors have it."""
+    """`chat.jinja:12: error SFT322 template-syntax: unexpected end. Repair it.`, as compilers and editors have it."""
     place = str(row["file"]) if row["line"] is None else f"{row['file']}:{row['line']}"
-    return clean(f"{place}: {row['severity']} {row['code']} {row['name']}: {row['message']}")
+    line = f"{place}: {row['severity']} {row['code']} {row['name']}: {row['message']}"
+    fix = str(row["fix"])
+    end = "" if fix.endswith((".", "?")) else "."
+    return clean(line if row["severity"] == "info" else f"{line}. {fix[:1].upper()}{fix[1:]}{end}")
 
 
 def worst(rows: Sequence[dict[str, object]]) -> str:

@@ -6,6 +6,7 @@ What lives here: `lint_template`. What must not: conversations (what a template 
 from __future__ import annotations
 
 import datetime
+import difflib
 import re
 from collections.abc import Iterable
 
@@ -45,7 +46,7 @@ def lint_template(source: str, *, name: str = "", known: Iterable[str] = ()) -> 
         return (Finding("SFT322", f"{place}{error.detail}"),)
     missing = read_arguments(template) - _asked_for(tree) - frozenset(known)
     return (
-        *_at_each_use(tree, missing, "SFT323", "reads {name}, which nothing defines"),
+        *(_guessed(one) for one in _at_each_use(tree, missing, "SFT323", "reads {name}, which nothing defines")),
         *_clock(tree, template),
         *_markers(tree, template),
     )
@@ -89,6 +90,13 @@ def _at_each_use(tree: nodes.Template, names: frozenset[str], code: str, message
             lines[node.name] = min(node.lineno, lines.get(node.name, node.lineno))
     ordered = sorted(lines.items(), key=lambda item: (item[1], item[0]))
     return [Finding(code, f"line {line}: {message.format(name=name)}") for name, line in ordered]
+
+
+def _guessed(finding: Finding) -> Finding:
+    """With the name that was probably meant."""
+    name = place_of(finding)[1].split()[1].rstrip(",")
+    close = difflib.get_close_matches(name, sorted(GIVEN), n=1, cutoff=0.7)
+    return Finding(finding.code, finding.message, fix=f"Did you mean {close[0]}?") if close else finding
 
 
 def _clock(tree: nodes.Template, template: Template) -> list[Finding]:

@@ -15,6 +15,7 @@ import msgspec
 
 from sftdata.templates.environment import Template, TemplateError
 from sftdata.templates.lint import read_arguments
+from sftdata.templates.messages import Variant, as_content, prints_parts
 
 __all__ = ["Answer", "Probe", "probe_template"]
 
@@ -75,12 +76,16 @@ def _result(**more: Any) -> dict[str, Any]:
     return {"role": "tool", "content": RESULT, "name": CALLED, "tool_call_id": CALL_ID, **more}
 
 
-def _calling(*names: str, text: str | None = None, as_text: bool = False) -> list[dict[str, Any]]:
-    """The same turn in the forms that servers hand to a template: without content, and with an empty one."""
-    arguments: Any = f'{{"{KEY}": "{VALUE}"}}' if as_text else {KEY: VALUE}
-    calls = [{"id": CALL_ID, "type": "function", "function": {"name": name, "arguments": arguments}} for name in names]
-    turn = {"role": "assistant", "tool_calls": calls}
-    return [{**turn, "content": text}] if text is not None else [turn, {**turn, "content": ""}]
+def _calling(*names: str, text: str | None = None, as_text: bool | None = None) -> list[dict[str, Any]]:
+    """The same turn in the forms that servers hand to a template: without content and with an empty one; and unless
+    `as_text` says which, arguments as an object and as JSON text."""
+    arguments: list[Any] = [{KEY: VALUE}, f'{{"{KEY}": "{VALUE}"}}']
+    turns = []
+    for form in arguments if as_text is None else [arguments[as_text]]:
+        calls = [{"id": CALL_ID, "type": "function", "function": {"name": name, "arguments": form}} for name in names]
+        turn = {"role": "assistant", "tool_calls": calls}
+        turns += [{**turn, "content": text}] if text is not None else [turn, {**turn, "content": ""}]
+    return turns
 
 
 def _thinking(text: str = REPLY) -> dict[str, Any]:
@@ -110,7 +115,7 @@ class Field(msgspec.Struct, frozen=True):
 
 
 def _with_calls(
-    *names: str, rest: Sequence[dict[str, Any]] = (), text: str | None = None, as_text: bool = False
+    *names: str, rest: Sequence[dict[str, Any]] = (), text: str | None = None, as_text: bool | None = None
 ) -> list[Chat]:
     return [[_user(), turn, *rest] for turn in _calling(*names, text=text, as_text=as_text)]
 
@@ -127,7 +132,7 @@ FIELDS = (
     Field("name", [[_user(name=PERSON), _reply()]], (PERSON,)),
     Field("tools", [[_user(), _reply()]], (CALLED, DESCRIPTION, PARAMETER), tools=True),
     Field("tools beside a system turn", [[_system(), _user(), _reply()]], (SYSTEM, CALLED), tools=True),
-    Field("tool call", _with_calls(CALLED), (CALLED, KEY, VALUE)),
+    Field("tool call", _with_calls(CALLED, as_text=False), (CALLED, KEY, VALUE)),
     Field("tool call with arguments as text", _with_calls(CALLED, as_text=True), (CALLED, KEY, VALUE)),
     Field("parallel tool calls", _with_calls(CALLED, SECOND), (CALLED, SECOND)),
     Field("text beside a tool call", _with_calls(CALLED, text=REPLY), (REPLY, CALLED)),
@@ -166,19 +171,34 @@ def probe_template(template: Template, **kwargs: Any) -> Probe:
 
 
 class _Asked:
-    """A template with the arguments of the probe."""
+    """A template with the arguments of the probe, and the form of content that it reads."""
 
     def __init__(self, template: Template, kwargs: dict[str, Any]) -> None:
         self._template = template
         self._kwargs = kwargs
+        self.in_parts = False
+        plain = [_user(), _reply()]
+        if not _holds(self.text(plain), ASK, REPLY):
+            self.in_parts = True
+            text = self.text(plain)
+            self.in_parts = _holds(text, ASK, REPLY) and not any(prints_parts(str(text), said) for said in (ASK, REPLY))
 
     def text(self, chat: Chat, *, tools: bool = False, prompt: bool = False) -> str | TemplateError:
         """The rendered chat, or the error that refused it."""
         given = TOOLS if tools else None
+        if self.in_parts:
+            chat = [
+                {**one, "content": as_content(one["content"], Variant(parts=True))} if "content" in one else one
+                for one in chat
+            ]
         try:
             return self._template.render(chat, tools=given, add_generation_prompt=prompt, **self._kwargs)
         except TemplateError as error:
             return error
+
+
+def _holds(text: str | TemplateError, *words: str) -> bool:
+    return isinstance(text, str) and all(word in text for word in words)
 
 
 def _refused(group: Any, question: str, error: TemplateError) -> Answer:
@@ -246,7 +266,8 @@ def _prompts(asked: _Asked) -> Iterator[Answer]:
     assert isinstance(asking, str)
     assert isinstance(silent, str)
     assert isinstance(whole, str)
-    yield Answer("prompt", "a plain chat", "kept" if REPLY in whole else "dropped")
+    form = "with content as a list of parts" if asked.in_parts else ""
+    yield Answer("prompt", "a plain chat", "kept" if REPLY in whole else "dropped", form)
     yield Answer("prompt", "text that asks for a reply", "yes", repr(asking[_shared(asking, silent) :]))
     same = whole.startswith(asking)
     yield Answer(
@@ -272,6 +293,10 @@ def _later(asked: _Asked, asking: str, whole: str) -> Iterator[Answer]:
         return
     said = whole[: whole.rfind(REPLY) + len(REPLY)]
     yield Answer("history", "earlier turns stay as they were", "yes" if next_prompt.startswith(said) else "no")
+    ending, later = whole.rpartition(REPLY)[2], next_prompt.partition(REPLY)[2]
+    stays = later.startswith(ending.rstrip())
+    told = "" if stays else f"{ending!r} becomes {later.partition(AGAIN)[0]!r}"
+    yield Answer("history", "what ends a reply stays as it was", "yes" if stays else "no", told)
     header = next_prompt.partition(REPLY)[2].partition(AGAIN)[0]
     before = asking.partition(ASK)[0]
     added = before[: len(before) - _shared(before[::-1], header[::-1])]
