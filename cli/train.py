@@ -25,7 +25,7 @@ Examples:
 A run that was stopped goes on when the same command is given again.
 
 Exit codes: 0 done, 1 damaged shards or checkpoint, 2 usage, configuration or a loss that is not finite, 143 stopped by
-SIGTERM after a checkpoint.
+SIGTERM and 130 by Ctrl-C, both after a checkpoint (a second Ctrl-C ends it at once, without one).
 """
 _OPTIONS: dict[str, tuple[Any, str]] = {
     "model": (str, "Model folder in the Hugging Face layout, or a hub name."),
@@ -109,7 +109,7 @@ def command(config: str | None, plan_only: bool, output: str, quiet: bool, **fla
         click.echo(f"{outcome.steps} steps; the model is in {outcome.model}")
     else:
         click.echo(f"stopped after step {outcome.steps}, saved in {outcome.checkpoint}: give the same command to go on")
-    return 0 if outcome.finished else 143
+    return 0 if outcome.finished else 128 + outcome.signal
 
 
 def _plain(value: Any) -> Any:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,11 +17,11 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sftdata.errors import ConfigError, describe
+from sftdata.errors import ConfigError, ShardError, describe
 from sftdata.shards import Manifest
 from sftdata_torch.attention import ATTENTION, register_attention
 from sftdata_torch.checkpoint import ModelFiles, seed_step
-from sftdata_torch.collate import PackedCollator
+from sftdata_torch.collate import Batch, PackedCollator, Row
 from sftdata_torch.dataset import PackedDataset
 from sftdata_torch.head import LossModel
 from sftdata_torch.lora import adapt, freeze_layers
@@ -30,12 +30,15 @@ from sftdata_torch.modes import MODES, SteadyCollator, apply_mode, compile_layer
 from sftdata_torch.optim import OPTIMIZERS, ReleasingOptimizer, make_optimizer
 from sftdata_torch.sampler import ElasticSampler
 from sftdata_torch.settings import TrainSettings
+from sftdata_torch.signals import leave_signals_to_parent
 from sftdata_torch.stream import PackedStream
+from sftdata_torch.weights import load_causal
 
 __all__ = [
     "Data",
     "Learner",
     "Schedule",
+    "held_out",
     "join_processes",
     "load_data",
     "load_learner",
@@ -66,6 +69,7 @@ class Data(NamedTuple):
     parts: list[PackedDataset]
     """The sealed sets, one or several."""
     dataset: PackedDataset | MixedDataset
+    collate: Callable[[Sequence[Row]], Batch]
     stream: PackedStream
     schedule: Schedule
 
@@ -122,9 +126,12 @@ def join_processes() -> Iterator[torch.device]:
 
 
 def load_data(settings: TrainSettings, device: torch.device) -> Data:
-    """Open the sets and cut them into steps. Raises ShardError and ConfigError as those do."""
+    """Open the sets and cut them into steps. Raises ShardError and ConfigError as those do, and where nothing is
+    trained."""
     names, weights = zip(*(split_weight(each) for each in settings.shards), strict=True)
     parts = [PackedDataset(name, seed=settings.seed) for name in names]
+    for name, part in zip(names, parts, strict=True):
+        _check_targets(name, part)
     dataset = parts[0] if len(parts) == 1 else MixedDataset(list(zip(parts, weights, strict=True)))
     schedule = schedule_of(settings, parts)
     sampler = ElasticSampler(dataset, global_batch=schedule.global_batch, micro_batch=settings.micro_batch_size)
@@ -134,8 +141,9 @@ def load_data(settings: TrainSettings, device: torch.device) -> Data:
     if settings.compile:
         capacity = max(int(part.manifest.config["max_length"]) for part in parts)
         collate = SteadyCollator(micro_batch=settings.micro_batch_size, capacity=capacity, pad_id=pad)
-    stream = PackedStream(dataset, sampler, collate, workers=settings.workers, pin_memory=device.type == "cuda")
-    return Data(list(names), parts, dataset, stream, schedule)
+    options = {"pin_memory": device.type == "cuda", "worker_init_fn": leave_signals_to_parent}
+    stream = PackedStream(dataset, sampler, collate, workers=settings.workers, **options)
+    return Data(list(names), parts, dataset, collate, stream, schedule)
 
 
 def split_weight(text: str) -> tuple[str, float]:
@@ -157,12 +165,45 @@ def schedule_of(settings: TrainSettings, parts: list[PackedDataset]) -> Schedule
     return Schedule(global_batch, steps, math.ceil(settings.warmup_ratio * steps), per_epoch)
 
 
+def _check_targets(name: str, part: PackedDataset) -> None:
+    if not sum(file.loss_tokens for file in part.manifest.files[part.split]):
+        raise ShardError(
+            describe(
+                f"no token of its {part.split} split is trained",
+                where=name,
+                expected="replies",
+                fix="Prepare the records with replies, or leave this set out.",
+            )
+        )
+
+
 def open_eval(path: str) -> PackedDataset:
-    """The `eval` split of a set in the order of its files; its `train` split where it has no other."""
+    """The `eval` split of a set in the order of its files; its `train` split where it has no other.
+
+    Raises ShardError where no token of it is trained.
+    """
     from sftdata.shards import read_manifest
 
     split = "eval" if read_manifest(path).files.get("eval") else "train"
-    return PackedDataset(path, seed=None, split=split)
+    bins = PackedDataset(path, seed=None, split=split)
+    _check_targets(path, bins)
+    return bins
+
+
+def held_out(path: str, trained: Sequence[PackedDataset]) -> PackedDataset:
+    """`open_eval`, but never what the run trains on: raises ConfigError where the set has no `eval` split and is one
+    of those `trained`."""
+    bins = open_eval(path)
+    if any(bins.split == part.split and bins.fingerprint == part.fingerprint for part in trained):
+        raise ConfigError(
+            describe(
+                "it has no eval split, and its train split is what is trained",
+                where=path,
+                expected="records that are held out",
+                fix="Prepare the shards with --eval 0.02, or name another set.",
+            )
+        )
+    return bins
 
 
 def load_learner(
@@ -199,15 +240,16 @@ def load_learner(
 
 
 def _load_model(settings: TrainSettings, dtype: torch.dtype, checkpoint: Path | None) -> Any:
-    from transformers import AutoModelForCausalLM
-
     if settings.attention in ATTENTION:
         register_attention()
-    source = settings.model if checkpoint is None or settings.lora_rank else str(checkpoint)
     try:
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation=settings.attention)
-    except (OSError, ValueError) as error:
-        raise ConfigError(describe(f"the model cannot be loaded: {error}", where=source)) from error
+        source = settings.model if checkpoint is None or settings.lora_rank else str(checkpoint)
+        model = load_causal(source, dtype=dtype, attention=settings.attention)
+    except ConfigError as error:
+        if source == settings.model:
+            raise
+        fix = "Delete this folder to go on from the checkpoint before."
+        raise ShardError(describe(f"the checkpoint is damaged: {error}", where=source, fix=fix)) from error
     model.config.use_cache = False
     return model
 
@@ -249,8 +291,16 @@ def _check_vocabulary(model: Any, manifest: Manifest) -> None:
 
 
 def _serve_as_trained(model: Any, manifest: Manifest) -> None:
-    """Generation ends where the trained replies end."""
+    """Generation ends where the trained replies end; and what is saved is what transformers agrees to save.
+
+    Some published models give a temperature and do not sample. transformers loads that and refuses to save it, which
+    would end the run at its first checkpoint.
+    """
     generation = model.generation_config
+    try:
+        generation.validate(strict=True)
+    except ValueError:
+        generation.do_sample = True
     generation.eos_token_id = [int(each) for each in manifest.tokenizer["stop_token_ids"]]
     if generation.pad_token_id is None:
         pad = manifest.tokenizer.get("pad_token_id")

@@ -17,7 +17,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,8 +60,7 @@ class ModelFiles(NamedTuple):
         if dtype is None:
             model.save_pretrained(folder)
         else:
-            weights = {name: _cast(value, dtype) for name, value in model.state_dict().items()}
-            model.save_pretrained(folder, state_dict=weights)
+            model.save_pretrained(folder, state_dict=_cast(model.state_dict(), dtype))
             _note_dtype(folder / "config.json", dtype)
         if self.tokenizer is not None:
             if self.chat_template is not None:
@@ -77,14 +76,23 @@ def _note_dtype(path: Path, dtype: torch.dtype) -> None:
     path.write_text(json.dumps({**config, "dtype": str(dtype).removeprefix("torch.")}, indent=2), encoding="utf-8")
 
 
-def _cast(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return value.to(dtype) if value.is_floating_point() else value
+def _cast(weights: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The weights in `dtype`; tied ones stay one tensor, so that they are stored once."""
+    made: dict[tuple[int, torch.Size], torch.Tensor] = {}
+    out = {}
+    for name, value in weights.items():
+        key = (value.data_ptr(), value.shape)
+        if key not in made:
+            made[key] = value.to(dtype) if value.is_floating_point() else value
+        out[name] = made[key]
+    return out
 
 
 def write_whole(folder: Path, fill: Callable[[Path], None]) -> Path:
     """`fill` a hidden folder beside `folder`, flush it to disk and rename it: `folder` is whole or not there.
 
-    What was at `folder` is replaced. Raises OutputError where it cannot be written.
+    What was at `folder` is replaced. Raises OutputError where it cannot be written; what was begun is then removed,
+    so that a full disk is not filled by it.
     """
     part = folder.with_name(f".{folder.name}{_PART}")
     try:
@@ -98,8 +106,16 @@ def write_whole(folder: Path, fill: Callable[[Path], None]) -> Path:
             shutil.rmtree(folder)
         part.rename(folder)
         _flush(folder.parent)
-    except OSError as error:
-        raise OutputError(describe(f"it cannot be written: {error}", where=str(folder))) from error
+    except (OSError, SafetensorError) as error:  # safetensors has its own for a disk that is full
+        raise OutputError(
+            describe(
+                f"it cannot be written: {error}",
+                where=str(folder),
+                fix="Make room, or name another folder; the run goes on from the checkpoint before.",
+            )
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     return folder
 
 

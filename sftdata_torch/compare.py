@@ -20,6 +20,7 @@ from sftdata_torch.assemble import load_tokenizer, open_eval
 from sftdata_torch.evaluate import Sources
 from sftdata_torch.generate import Prompt, Sampling, generate_replies, held_out_prompts
 from sftdata_torch.scores import TextScores, bootstrap_difference, rouge, score_texts
+from sftdata_torch.weights import load_causal
 
 __all__ = ["Comparison", "Task", "Verdict", "compare", "judge", "load_model", "load_task", "write_comparison"]
 
@@ -88,20 +89,19 @@ def load_model(path: str, device: torch.device, *, base: str | None = None) -> A
     A folder with an adapter gives the adapter on its base model (`base`, or the one it names), so that both are in
     memory once. Raises ConfigError where it cannot be loaded.
     """
-    from transformers import AutoModelForCausalLM
-
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     adapter = Path(path, "adapter_config.json")
+    if not adapter.is_file():
+        return load_causal(path, dtype=dtype).to(device).eval()
     try:
-        if adapter.is_file():
-            from peft import PeftModel
+        from peft import PeftModel
 
-            under = base or str(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
-            model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(under, dtype=dtype), path)
-        else:
-            model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ConfigError(describe(f"the model cannot be loaded: {error}", where=path)) from error
+        under = base or str(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
+        model = PeftModel.from_pretrained(load_causal(under, dtype=dtype), path)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ConfigError(describe(f"the adapter cannot be loaded: {error}", where=path)) from error
+    except ImportError as error:
+        raise ConfigError(describe("adapters need peft", where=path, fix="pip install peft")) from error
     return model.to(device).eval()
 
 

@@ -134,13 +134,26 @@ def _until_stop(ids: Sequence[int], stops: Sequence[int]) -> Reply:
 
 @contextmanager
 def _generating(model: Any) -> Iterator[None]:
-    """Eval mode, and an attention that can use a cache, inside; everything as it was afterwards."""
+    """Eval mode, and an attention that can use a cache, inside; everything as it was afterwards.
+
+    transformers fills what a generation config leaves open from the model's own (the repetition penalty of an
+    instruction model changes greedy replies, too), so that one stands aside meanwhile: base and tuned model are drawn
+    from alike.
+    """
+    from transformers import GenerationConfig
+
     training, attention = model.training, model.config._attn_implementation  # there is no other name
+    own = model.get_base_model() if hasattr(model, "peft_config") else model
+    kept = [(each, each.generation_config) for each in (own, model)]  # peft hands its own to the model inside
     model.eval()
     if attention.startswith("packed_"):
         model.set_attn_implementation("sdpa")
+    for each, _ in kept:
+        each.generation_config = GenerationConfig()
     try:
         yield
     finally:
+        for each, config in kept:
+            each.generation_config = config
         model.set_attn_implementation(attention)
         model.train(training)

@@ -9,22 +9,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import signal
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
-from types import FrameType
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
-from sftdata_torch.accumulation import on_device
 from sftdata_torch.advice import rising, too_many_epochs
-from sftdata_torch.assemble import Data, Learner, join_processes, load_data, load_learner, open_eval, stored_dtype
+from sftdata_torch.assemble import Data, Learner, held_out, join_processes, load_data, load_learner, stored_dtype
 from sftdata_torch.checkpoint import (
     STATE_FILE,
     assert_can_be_saved,
@@ -36,15 +32,16 @@ from sftdata_torch.checkpoint import (
     seed_step,
     write_whole,
 )
-from sftdata_torch.collate import Batch, PackedCollator
+from sftdata_torch.collate import Batch
 from sftdata_torch.evaluate import ALL, evaluate_loss
-from sftdata_torch.head import assert_head_is_whole
-from sftdata_torch.isolation import IsolationCheck
+from sftdata_torch.folder import claimed
 from sftdata_torch.metrics import Metrics
 from sftdata_torch.mixture import MixedDataset
 from sftdata_torch.optim import learning_rate, members, set_learning_rate
-from sftdata_torch.sampler import Bin
+from sftdata_torch.precautions import assert_same_run, look_first
+from sftdata_torch.sampler import Bin, share
 from sftdata_torch.settings import TrainSettings
+from sftdata_torch.signals import noted_signals
 from sftdata_torch.step import NonFiniteError, StepResult, train_step
 
 __all__ = ["Outcome", "Watch", "train"]
@@ -67,6 +64,8 @@ class Outcome(NamedTuple):
     """Steps made in all, those before a resume included."""
     finished: bool
     """False where a signal ended it; the same command goes on."""
+    signal: int
+    """Its number, 0 where there was none."""
     model: Path | None
     """The final model, in the Hugging Face layout."""
     checkpoint: Path | None
@@ -87,18 +86,20 @@ class Quiet:
 def train(settings: TrainSettings, *, watch: Watch | None = None) -> Outcome:
     """Run, or go on with, the training that `settings` describe; under torchrun, in all processes together.
 
-    Raises ConfigError, ShardError before the first step; NonFiniteError with the records of the step; OutputError.
+    Raises ConfigError, ShardError before the first step, and for a checkpoint of another run; NonFiniteError with the
+    records of the step; OutputError.
     """
-    watch = watch or Quiet()
-    with join_processes() as device, _signals() as stop:
-        out = Path(settings.out)
-        out.mkdir(parents=True, exist_ok=True)
+    watch, out = watch or Quiet(), Path(settings.out)
+    with join_processes() as device, noted_signals() as stop, claimed(out) if _rank() == 0 else nullcontext():
         checkpoint = latest_checkpoint(out)
+        state = load_state(checkpoint) if checkpoint else None
         data = load_data(settings, device)
+        if state is not None:
+            assert_same_run(state, settings, data.schedule, watch.note)
         learner = load_learner(settings, data.manifest, device, checkpoint=checkpoint)
         run = _Run(settings, data, learner, watch, out)
-        if checkpoint is not None:
-            run.resume(checkpoint)
+        if checkpoint is not None and state is not None:
+            run.resume(checkpoint, state)
         return run.go(stop)
 
 
@@ -107,27 +108,23 @@ class _Run:
 
     def __init__(self, settings: TrainSettings, data: Data, learner: Learner, watch: Watch, out: Path) -> None:
         self.settings, self.data, self.learner, self.watch, self.out = settings, data, learner, watch, out
-        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.rank = _rank()
         self.done = 0
         self.checkpoint: Path | None = None
         self.eval_losses: list[float] = []
-        self.eval_set = open_eval(settings.eval_shards) if settings.eval_shards else None
-        self.isolation = IsolationCheck()
+        self.eval_set = held_out(settings.eval_shards, data.parts) if settings.eval_shards else None
         self.places: list[int] = []
         """The bins of the present global batch, in order."""
         self.from_source = np.zeros(len(data.parts), dtype=np.int64)
-        """Bins trained of each set since this process began."""
+        """Bins trained of each set since the run began."""
 
-    def resume(self, checkpoint: Path) -> None:
-        state = load_state(checkpoint)
+    def resume(self, checkpoint: Path, state: dict[str, Any]) -> None:
         self.done = int(state["global_step"])
         self.eval_losses = list(state["eval_losses"])
+        self.from_source = np.array(state["bins_of_sources"], dtype=np.int64)
         self.data.stream.load_state_dict(state["data"])
         load_optimizer(checkpoint, self.learner.base, self.learner.optimizer)
         self.checkpoint = checkpoint
-        now = json.loads(json.dumps(dataclasses.asdict(self.settings)))
-        for name in [name for name, value in now.items() if value != state["settings"].get(name)]:
-            self.watch.note(f"resumed with another {name}: {now[name]}, was {state['settings'].get(name)}")
 
     def go(self, stop: list[int]) -> Outcome:
         settings, total = self.settings, self.data.schedule.steps
@@ -135,12 +132,13 @@ class _Run:
         note = too_many_epochs(total / self.data.schedule.steps_per_epoch)
         if note:
             self.watch.note(note)
-        result, steps = None, self._steps()
-        while self.done < total and not _agreed(bool(stop), self.learner.device):
+        result, steps, signalled = None, self._steps(), 0
+        if self.done < total:
+            look_first(self.data, self.learner)
+        while self.done < total and not (signalled := _agreed(max(stop, default=0), self.learner.device)):
             began = time.perf_counter()
             micro_batches = next(steps)
             waited = time.perf_counter() - began
-            self._look(micro_batches[0], first=result is None)
             first, result = result is None, self._step(micro_batches)
             if first:
                 assert_can_be_saved(self.learner.optimizer)
@@ -158,7 +156,9 @@ class _Run:
             self._save()
         finished = self.done >= total
         model = self._save_model() if finished else None
-        return Outcome(self.done, finished, model, self.checkpoint, result.loss if result else None)
+        return Outcome(
+            self.done, finished, 0 if finished else signalled, model, self.checkpoint, result and result.loss
+        )
 
     def _steps(self) -> Iterator[list[Batch]]:
         """Global batches, epoch after epoch."""
@@ -177,18 +177,6 @@ class _Run:
         settings = dataclasses.asdict(self.settings)
         return Metrics(self.out, after_step=self.done, log_to=self.settings.log_to, settings=settings)
 
-    def _look(self, batch: Batch, *, first: bool) -> None:
-        """Before the first step: documents do not reach each other, and our head makes the model's own logits."""
-        learner = self.learner
-        with torch.autocast(learner.device.type, dtype=learner.autocast, enabled=learner.autocast is not None):
-            self.isolation(learner.base, batch)
-        if not first:
-            return
-        length = min(int(batch["cu_seq_lens_q"][1]), _LOOKED_AT)
-        row = {name: batch[name][0, :length].numpy() for name in ("input_ids", "labels")}
-        document = PackedCollator()([{**row, "seq_lengths": [length]}])
-        assert_head_is_whole(learner.base, on_device(document, learner.device))
-
     def _step(self, micro_batches: list[Batch]) -> StepResult:
         learner, settings, schedule = self.learner, self.settings, self.data.schedule
         rate = learning_rate(self.done, peak=settings.learning_rate, warmup=schedule.warmup, total=schedule.steps)
@@ -204,11 +192,18 @@ class _Run:
                 clip=settings.max_grad_norm or None,
             )
         except NonFiniteError as error:
-            chunk, places = self.data.stream.sampler.chunk, self.places
-            guilty = [place for at in error.micro_batches for place in places[at * chunk : (at + 1) * chunk]]
-            records = {int(one) for place in guilty or places for one in self.data.dataset[Bin(place)]["record_ids"]}
-            message = f"step {self.done + 1}: {error} Record ids: {', '.join(map(str, sorted(records)))}."
+            records = sorted(self._records(_all_of(error.micro_batches)))
+            message = f"step {self.done + 1}: {error} Record ids: {', '.join(map(str, records))}."
             raise NonFiniteError(message, error.micro_batches) from error
+
+    def _records(self, guilty: list[tuple[int, ...]]) -> set[int]:
+        """Records of those micro-batches, by rank; of the whole step where none is to blame by itself."""
+        chunk = self.data.stream.sampler.chunk
+        chunks = [self.places[at : at + chunk] for at in range(0, len(self.places), chunk)]
+        places = [
+            place for rank, mine in enumerate(guilty) for at in mine for place in share(chunks[at], rank, len(guilty))
+        ]
+        return {int(one) for place in places or self.places for one in self.data.dataset[Bin(place)]["record_ids"]}
 
     def _values(self, result: StepResult, took: float, waited: float) -> dict[str, float]:
         """What is logged of a step; tokens are real ones, on all ranks."""
@@ -270,6 +265,7 @@ class _Run:
                 "max_steps": self.data.schedule.steps,
                 "data": self.data.stream.state_dict(),
                 "eval_losses": self.eval_losses,
+                "bins_of_sources": self.from_source.tolist(),
                 "settings": dataclasses.asdict(self.settings),
             }
 
@@ -293,10 +289,6 @@ class _Run:
         return folder
 
 
-_LOOKED_AT = 64
-"""Tokens with which the head is compared."""
-
-
 def _due(done: int, every: int) -> bool:
     return bool(every) and done % every == 0
 
@@ -306,28 +298,23 @@ def _wait() -> None:
         dist.barrier()
 
 
-def _agreed(stop: bool, device: torch.device) -> bool:
-    """True on all ranks as soon as one of them was told to stop."""
+def _rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def _all_of(mine: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """What every rank has, by rank."""
     if not dist.is_initialized():
-        return stop
-    shared = torch.tensor(int(stop), device=device)
+        return [mine]
+    every: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(every, mine)
+    return every
+
+
+def _agreed(signalled: int, device: torch.device) -> int:
+    """The same on all ranks: a signal as soon as one of them got it, else 0."""
+    if not dist.is_initialized():
+        return signalled
+    shared = torch.tensor(signalled, device=device)
     dist.all_reduce(shared, op=dist.ReduceOp.MAX)
-    return bool(shared)
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """A list that SIGTERM is noted in, so that the run can end between two steps."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-
-    def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        received.append(number)
-
-    before = signal.signal(signal.SIGTERM, note)
-    try:
-        yield received
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    return int(shared)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sftdata.errors import ConfigError, describe, nearest
+from sftdata.errors import ConfigError, OutputError, describe, nearest
+from sftdata_torch.folder import METRICS_FILE
 
 __all__ = ["LOGGERS", "Metrics"]
 
@@ -28,7 +30,7 @@ class Metrics:
     """
 
     def __init__(self, out: Path, *, after_step: int, log_to: Sequence[str], settings: Mapping[str, Any]) -> None:
-        self._path = out / "metrics.jsonl"
+        self._path = out / METRICS_FILE
         self._sinks = [_sink(name, out, settings) for name in log_to]
         kept = [line for line in self._lines() if json.loads(line)["step"] <= after_step]
         part = self._path.with_suffix(".part")
@@ -36,9 +38,18 @@ class Metrics:
         os.replace(part, self._path)
 
     def log(self, step: int, values: Values) -> None:
-        """Write the values of a step, at once: a killed run loses none."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+        """Write the values of a step, at once: a killed run loses none. What is not finite is null in JSON.
+
+        Raises OutputError where it cannot be written.
+        """
+        plain = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **plain}) + "\n")
+        except OSError as error:
+            raise OutputError(
+                describe(f"it cannot be written: {error}", where=str(self._path), fix="Make room.")
+            ) from error
         for sink in self._sinks:
             sink(step, values)
 

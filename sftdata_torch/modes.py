@@ -46,12 +46,20 @@ def apply_mode(model: nn.Module, mode: Mode) -> None:
 
 
 def decoder_layers(model: nn.Module) -> nn.ModuleList:
-    """The layers of the decoder, in order. Raises ConfigError where the model has no list of them."""
+    """The layers of the decoder, in order, whatever it calls them. Raises ConfigError where it has no one list."""
     find: Any = getattr(model, "get_decoder", None)
-    layers = getattr(find() if callable(find) else model, "layers", None)
-    if not isinstance(layers, nn.ModuleList):
-        raise ConfigError(describe("the model's decoder has no list of layers", where=type(model).__name__))
-    return layers
+    decoder: nn.Module = find() if callable(find) else model
+    lists = [child for child in decoder.children() if isinstance(child, nn.ModuleList)]
+    if len(lists) != 1:
+        raise ConfigError(
+            describe(
+                f"the model's decoder has {len(lists)} lists of layers",
+                where=type(model).__name__,
+                expected="one",
+                fix="Leave out what needs to know its layers: --compile, --freeze-layers.",
+            )
+        )
+    return lists[0]
 
 
 def compile_layers(model: nn.Module) -> None:

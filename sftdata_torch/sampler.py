@@ -16,7 +16,7 @@ is trained twice, and a loss that is normalised by the global number of targets 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -242,8 +242,13 @@ class ElasticSampler(Sampler[list[Bin]]):
 
     def _share(self, chunk: list[int]) -> list[Bin]:
         """This rank's part of a chunk; a blank bin where there are fewer bins than ranks and none is left for it."""
-        first, stop = (-(-len(chunk) * rank // self.world_size) for rank in (self.rank, self.rank + 1))
-        return [Bin(place) for place in chunk[first:stop]] or [Bin(chunk[0], blank=True)]
+        return [Bin(place) for place in share(chunk, self.rank, self.world_size)] or [Bin(chunk[0], blank=True)]
+
+
+def share(chunk: Sequence[int], rank: int, world_size: int) -> Sequence[int]:
+    """The part of one rank: of 5 places on 2 ranks, the first 3 and the last 2."""
+    first, stop = (-(-len(chunk) * each // world_size) for each in (rank, rank + 1))
+    return chunk[first:stop]
 
 
 def _world() -> tuple[int, int]:

@@ -7,6 +7,7 @@ not: torch, files.
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -107,6 +108,10 @@ def build_settings(options: Mapping[str, Any], *, where: str = "train") -> Train
     return settings
 
 
+_POWER = re.compile(r"[+-]?\d+e[+-]?\d+", re.IGNORECASE)
+"""YAML 1.1 reads `2e-5` as text, because it has no point."""
+
+
 def _typed(name: str, value: Any, kind: Any, where: str) -> Any:
     """The value as the field's type has it."""
     if isinstance(kind, types.UnionType):
@@ -117,7 +122,7 @@ def _typed(name: str, value: Any, kind: Any, where: str) -> Any:
         values = [value] if isinstance(value, str) else value
         if isinstance(values, (list, tuple)) and all(isinstance(each, str) for each in values):
             return tuple(values)
-    elif kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+    elif kind is float and (_POWER.fullmatch(value) if isinstance(value, str) else type(value) in (int, float)):
         return float(value)
     elif isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
         return value

@@ -4,7 +4,8 @@
 
 Whatever the step is cut into, packed bins, micro-batches, ranks, the loss and its gradient are those of the whole.
 Data parallelism takes the mean of the ranks' gradients, so each rank's sum is multiplied by their number. The one
-wait for the device is before the update: nothing that is not finite ever reaches the weights.
+wait for the device is before the update, and all ranks learn the same from it: nothing that is not finite ever
+reaches the weights, and no rank goes on alone.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from sftdata.errors import SftdataError, describe
@@ -75,37 +77,40 @@ def train_step(
                 nll, correct = model(moved)
             sums.append(nll.detach())
             hits.append(correct)
-            if releases:  # its backward pass is its update
-                _stop_unless_finite(sums, nll)
+            if releases and not math.isfinite(sums[-1]):  # its backward pass is its update
+                raise _not_finite(sums, math.nan)
             (nll * (world / max(total, 1))).backward()
-    norm = torch.full_like(sums[0], math.nan) if releases else _clip(model, clip)
-    if not releases:
-        _stop_unless_finite(sums, norm)
-    optimizer.step()
-    optimizer.zero_grad()
     totals = torch.stack([torch.stack(sums).double().sum(), torch.stack(hits).double().sum()])
     if world > 1:
         dist.all_reduce(totals)
-    loss, accuracy = (totals / max(total, 1)).tolist()
-    return StepResult(loss, accuracy, total, float(norm))
+    norm = torch.full_like(totals[0], math.nan) if releases else _clip(model, clip).to(totals.dtype)
+    loss, hit, length = torch.stack([*totals, norm]).tolist()
+    if not math.isfinite(loss) or not (releases or math.isfinite(length)):
+        raise _not_finite(sums, loss)
+    optimizer.step()
+    optimizer.zero_grad()
+    return StepResult(loss / max(total, 1), hit / max(total, 1), total, length)
 
 
 def _clip(model: nn.Module, most: float | None) -> torch.Tensor:
-    """The norm of the gradient, and the gradient scaled down to `most`; all on the device."""
+    """The norm of the whole gradient, 0-d, and the gradient scaled down to `most`; all on the device."""
     parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
     norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    if isinstance(norm, DTensor):  # of shards: each rank has a part
+        norm = norm.full_tensor()
     if most is not None:
         nn.utils.clip_grads_with_norm_(parameters, most, norm)
     return norm
 
 
-def _stop_unless_finite(sums: Sequence[torch.Tensor], other: torch.Tensor) -> None:
-    """Wait for the device and look; every rank sees the same where gradients were exchanged."""
-    found = torch.stack([*sums, other.detach().to(sums[0].dtype)]).isfinite().tolist()
-    if not all(found):
-        bad = [at for at, finite in enumerate(found[:-1]) if not finite]
-        what = f"the loss of micro-batch {bad[0]} is not finite" if bad else "the gradient is not finite"
-        raise NonFiniteError(describe(what, fix="Look at these records; lower the learning rate."), bad)
+def _not_finite(sums: Sequence[torch.Tensor], loss: float) -> NonFiniteError:
+    """The error that all ranks raise, with the micro-batches of this one that it came from."""
+    bad = [at for at, finite in enumerate(torch.stack(list(sums)).isfinite().tolist()) if not finite]
+    if bad:
+        what = f"the loss of micro-batch {bad[0]} is not finite"
+    else:
+        what = "the gradient is not finite" if math.isfinite(loss) else "the loss of another process is not finite"
+    return NonFiniteError(describe(what, fix="Look at these records; lower the learning rate."), bad)
 
 
 def _exchange(model: nn.Module, wanted: bool) -> AbstractContextManager[None]:

@@ -27,7 +27,7 @@ from sftdata_torch.optim import make_optimizer
 from sftdata_torch.step import train_step
 from tests.torch.models import causal
 from tests.torch.packs import row
-from tests.torch.runs import settings
+from tests.torch.runs import settings, weights
 
 BATCH = [PackedCollator()([row([7, 5], seed=3)])]
 
@@ -122,6 +122,27 @@ def test_the_template_that_trained_is_saved_with_the_model(tmp_path):
     ModelFiles(None, "{{ messages }}").write(causal("llama"), tmp_path)
     assert (tmp_path / "chat_template.jinja").read_text() == "{{ messages }}"
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "llama"
+
+
+def test_tied_weights_are_stored_once_in_every_dtype(tmp_path):
+    model = causal("gemma")
+    for dtype in (None, torch.bfloat16):
+        ModelFiles(None, None).write(model, tmp_path / str(dtype), dtype)
+        names = weights(tmp_path / str(dtype))
+        assert [name for name in names if "embed" in name or "head" in name] == [
+            "model.safetensors:model.embed_tokens.weight"
+        ]
+        assert {value.dtype for value in names.values()} == {dtype or torch.float32}
+
+
+def test_a_generation_config_that_transformers_loads_and_does_not_save_is_mended(tmp_path):
+    """Llama 2's: a temperature without sampling. It would end the run at its first checkpoint."""
+    options = settings(tmp_path, max_steps=1)
+    path = tmp_path / "llama" / "generation_config.json"
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**kept, "temperature": 0.6, "top_p": 0.9, "do_sample": False}), encoding="utf-8")
+    saved = json.loads((train(options).model / "generation_config.json").read_text(encoding="utf-8"))
+    assert (saved["temperature"], saved["do_sample"], saved["eos_token_id"]) == (0.6, True, [1])
 
 
 def test_the_seed_of_a_step_is_that_of_its_step_and_rank_alone():

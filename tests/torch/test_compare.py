@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from sftdata.errors import ConfigError
+from sftdata.errors import ConfigError, ShardError
 from sftdata_torch.compare import compare, judge, load_model, load_task, write_comparison
 from sftdata_torch.generate import Sampling
 from tests.torch.models import causal
@@ -45,9 +45,13 @@ def test_task_shows_prompts_as_served_and_references_without_their_stop(task):
     assert task.sources == ["chats.jsonl"] * 4
 
 
-def test_shards_without_a_held_out_reply_are_refused(tmp_path, tokenizer):
+def test_shards_without_a_held_out_reply_are_refused(tmp_path, tokenizer, monkeypatch):
+    with pytest.raises(ShardError, match="no token of its train split is trained"):
+        load_task(str(sealed(tmp_path / "none", [row([5], trained=0.0)], files=1)), tokenizer)
+    texts = sealed(tmp_path / "texts", replies(2), files=1)
+    monkeypatch.setattr("sftdata_torch.compare.held_out_prompts", lambda bins, limit: [])
     with pytest.raises(ConfigError, match="no trained reply is held out here"):
-        load_task(str(sealed(tmp_path / "set", [row([5], trained=0.0)], files=1)), tokenizer)
+        load_task(str(texts), tokenizer)
 
 
 def test_rows_and_page_hold_every_prompt_with_both_replies(task, tmp_path):
@@ -87,5 +91,5 @@ def test_replies_that_never_stop_are_noted_with_the_reason(task):
 
 
 def test_a_model_that_is_not_there_is_an_error_with_its_address(tmp_path):
-    with pytest.raises(ConfigError, match="the model cannot be loaded"):
+    with pytest.raises(ConfigError, match="none: there is no such folder"):
         load_model(str(tmp_path / "none"), CPU)

@@ -134,6 +134,23 @@ def test_the_same_seed_draws_the_same_replies_in_the_order_of_the_prompts():
     assert alone == generate_replies(model, prompts, [1], greedy), "padding must not change a reply"
 
 
+@pytest.mark.parametrize("adapted", [False, True])
+def test_what_a_model_prefers_when_it_generates_does_not_change_how_it_is_compared(adapted):
+    """Instruction models carry a temperature and a repetition penalty; transformers would mix them in."""
+    from transformers import GenerationConfig
+
+    model = causal("llama")
+    if adapted:
+        peft = pytest.importorskip("peft")
+        model = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    prompts, greedy = [Prompt(0, np.array([5, 6, 7]), np.array([1]))], Sampling(12, temperature=0)
+    expected = generate_replies(model, prompts, [1], greedy)
+    own = GenerationConfig(do_sample=True, temperature=0.6, repetition_penalty=3.0, eos_token_id=expected[0].ids[3])
+    model.generation_config = own
+    assert generate_replies(model, prompts, [1], greedy) == expected
+    assert model.generation_config is own
+
+
 def test_replies_that_run_to_the_limit_are_said_to():
     model = causal("llama")
     reply = generate_replies(model, [Prompt(0, np.array([5, 6]), np.array([1]))], [96], Sampling(3, temperature=0))[0]

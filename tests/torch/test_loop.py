@@ -196,6 +196,7 @@ def test_choices_that_exclude_each_other_are_refused_before_anything_is_loaded(t
 def test_settings_refuse_what_they_do_not_know():
     given = {"model": "m", "shards": "s", "out": "o"}
     assert build_settings({**given, "epochs": 2}).epochs == 2.0
+    assert build_settings({**given, "learning_rate": "2e-5"}).learning_rate == 2e-5, "as YAML hands it over"
     for wrong, message in (
         ({"learning_rat": 1.0}, "did you mean learning_rate"),
         ({"epochs": "2"}, "expected float"),

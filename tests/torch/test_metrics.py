@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import types
 
@@ -25,6 +26,11 @@ def test_a_resumed_run_goes_on_behind_its_checkpoint_and_a_cut_line_is_dropped(t
         file.write('{"step": 4, "train/lo')
     Metrics(tmp_path, after_step=2, log_to=(), settings={}).log(3, {"train/loss": 9.0})
     assert [(line["step"], line["train/loss"]) for line in lines(tmp_path)] == [(1, 1.0), (2, 2.0), (3, 9.0)]
+
+
+def test_what_is_not_finite_is_null_so_that_the_file_stays_json(tmp_path):
+    Metrics(tmp_path, after_step=0, log_to=(), settings={}).log(1, {"eval/loss": math.nan, "eval/perplexity": math.inf})
+    assert lines(tmp_path) == [{"step": 1, "eval/loss": None, "eval/perplexity": None}]
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])

@@ -1,0 +1,59 @@
+"""Signals that end a run between two steps, and reader processes that leave them to the run.
+
+What lives here: who listens to SIGTERM and SIGINT. What must not: what is done then.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+__all__ = ["leave_signals_to_parent", "noted_signals"]
+
+_ENDING = (signal.SIGTERM, signal.SIGINT)
+
+
+@contextmanager
+def noted_signals() -> Iterator[list[int]]:
+    """A list in which SIGTERM and SIGINT are noted inside; a second SIGINT ends the process as it would have.
+
+    Outside the main thread, where Python takes no handlers, the list stays empty.
+    """
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        received.append(number)
+        if number == signal.SIGINT:
+            signal.signal(number, before[number])
+
+    before: dict[int, Any] = {number: signal.signal(number, note) for number in _ENDING}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def leave_signals_to_parent(worker: int) -> None:  # noqa: ARG001
+    """For a DataLoader's worker: end when the parent says so, whatever else is sent.
+
+    A terminal, torchrun and Slurm signal all processes of a run. torch's workers would die of it, and their parent of
+    that, before it could save anything.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
+
+
+def _obey(parent: int) -> None:
+    while True:
+        sent = signal.sigwaitinfo(_ENDING)
+        if sent.si_signo == signal.SIGTERM and sent.si_pid in (parent, os.getppid()):
+            os._exit(0)
