@@ -14,6 +14,7 @@ Examples:
   sftdata prepare chats.jsonl --tokenizer ./qwen2.5 --max-length 4096 --out shards
   sftdata prepare 'data/*.json.gz' --tokenizer builtin --template chatml --max-length 2048 --out shards
   sftdata prepare --config recipe.yaml --workers 8
+  RAY_ADDRESS=auto sftdata prepare --config recipe.yaml --engine ray --out s3://bucket/shards
 
 Exit codes: 0 done, 1 data below the bar (nothing is sealed), 2 usage, configuration or internal error.
 """
@@ -120,6 +121,7 @@ def _choice(*words: str) -> click.Choice[str]:
     help="Seal nothing above this share of rejected records. Default 0.05.",
 )
 @click.option("--workers", type=int, metavar="N", help="Processes. Never changes the bytes. Default 1.")
+@click.option("--engine", type=_choice("local", "ray"), help="Processes here, or tasks on a Ray cluster.")
 @click.option("--fresh", is_flag=True, default=None, help="Start over in a folder that holds another run.")
 @click.option("--config", metavar="FILE", help="YAML with the same names; flags win.")
 @click.option("--format", "output", type=_choice("human", "json"), default="human", help="What to print at the end.")

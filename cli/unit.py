@@ -18,9 +18,9 @@ Examples:
   sftdata unit run shards --index-env SLURM_ARRAY_TASK_ID
   sftdata unit seal shards
 
-Every step may be repeated, and the bytes are those of `sftdata prepare`. docs/scaling.md has a Slurm script.
+Every step may be repeated, and the bytes are those of `sftdata prepare`. docs/scale.md has a Slurm script.
 """
-_NOT_OF_PLAN = ("output",)
+_NOT_OF_PLAN = ("output", "engine")
 
 
 @click.group("unit", epilog=_EPILOG)

@@ -17,6 +17,7 @@ import msgspec
 
 from sftdata.config import PrepareConfig, build_config
 from sftdata.errors import InputError, OutputError, SftdataError, describe
+from sftdata.pipeline.engines import ray
 from sftdata.pipeline.engines.local import run_units
 from sftdata.pipeline.folder import Folder
 from sftdata.pipeline.plan import FORMAT_VERSION, Plan, fingerprint, read_inputs, versions
@@ -125,7 +126,8 @@ def _run(plan: Plan, folder: Folder, serving: Serving, told: Progress) -> Outcom
     done = folder.committed(plan)
     todo = [unit.index for unit in plan.units if unit.index not in done]
     told.stage("preparing", sum(plan.units[index].records for index in todo))
-    run_units(plan, todo, folder, told.advance, (serving.files, serving.vocabulary))
+    run = ray.run_units if plan.config.engine == "ray" else run_units
+    run(plan, todo, folder, told.advance, (serving.files, serving.vocabulary))
     told.stage("sealing", None)
     return seal(folder.with_poison(plan), folder, serving, folder.results(plan))
 

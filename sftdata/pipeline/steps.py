@@ -14,13 +14,14 @@ from sftdata.config import PrepareConfig
 from sftdata.errors import ConfigError, OutputError, describe
 from sftdata.pipeline.engines.pool import Pool
 from sftdata.pipeline.folder import Folder
-from sftdata.pipeline.plan import Plan, versions
+from sftdata.pipeline.plan import Plan
 from sftdata.pipeline.run import Progress, Silent, kept_for_resume, opened
 from sftdata.pipeline.seal import Outcome, left_alone, seal
 from sftdata.pipeline.serving import settle_serving
+from sftdata.pipeline.workshop import check_versions
 from sftdata.tokenizers.engines import EngineMismatch
 
-__all__ = ["check_versions", "plan_units", "run_planned", "seal_planned"]
+__all__ = ["plan_units", "run_planned", "seal_planned"]
 
 
 def plan_units(config: PrepareConfig, progress: Progress | None = None, *, unit_bytes: int | None = None) -> Plan:
@@ -82,17 +83,3 @@ def seal_planned(out: str, progress: Progress | None = None) -> Outcome:
         results = folder.committed(plan)
         serving = settle_serving(plan.config, plan.clock)
         return seal(plan, folder, serving, [results[unit.index] for unit in plan.units if unit.index in results])
-
-
-def check_versions(plan: Plan) -> None:
-    """Raises ConfigError where a package here is of another version than where the plan was made."""
-    for name, here in versions().items():
-        planned = plan.versions.get(name)
-        if planned != here:
-            raise ConfigError(
-                describe(
-                    f"{name} {here} is installed here, and the plan was made with {planned}",
-                    expected="the same versions on every machine",
-                    fix=f"Install {name}=={planned}, or plan again with --fresh.",
-                )
-            )

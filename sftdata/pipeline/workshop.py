@@ -1,7 +1,7 @@
 """The stages of a unit, set up once a process from the plan alone.
 
-What lives here: building contract, encoder and format options from a plan, and refusing a tokenizer or template that is
-not the planned one. What must not: running anything.
+What lives here: building contract, encoder and format options from a plan, and refusing versions, a tokenizer or a
+template that are not the planned ones. What must not: running anything.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import msgspec
 from sftdata.config import PrepareConfig, eval_share
 from sftdata.errors import ConfigError, describe
 from sftdata.formats import FormatOptions
-from sftdata.pipeline.plan import Plan
+from sftdata.pipeline.plan import Plan, versions
 from sftdata.pipeline.serving import Serving, settle_serving
 from sftdata.records import Conversation
 from sftdata.templates.contract import Contract
 from sftdata.tokenizers import Encoder, Engine, TokenizerFiles, Vocabulary, choose_engine
 
-__all__ = ["Workshop", "open_workshop"]
+__all__ = ["Workshop", "check_versions", "open_workshop"]
 
 
 class Workshop:
@@ -109,3 +109,17 @@ def open_workshop(plan: Plan, loaded: tuple[TokenizerFiles, Vocabulary] | None =
                 )
             )
     return Workshop(plan, serving, engine)
+
+
+def check_versions(plan: Plan) -> None:
+    """Raises ConfigError where a package here is of another version than where the plan was made."""
+    for name, here in versions().items():
+        planned = plan.versions.get(name)
+        if planned != here:
+            raise ConfigError(
+                describe(
+                    f"{name} {here} is installed here, and the plan was made with {planned}",
+                    expected="the same versions on every machine",
+                    fix=f"Install {name}=={planned}, or plan again with --fresh.",
+                )
+            )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sftdata.pipeline.workshop import Workshop
     from sftdata.tokenizers import TokenizerFiles, Vocabulary
 
-__all__ = ["Job", "Task", "main"]
+__all__ = ["Job", "Task", "main", "one_thread", "portable"]
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -49,8 +49,7 @@ class Task(msgspec.Struct, frozen=True):
 
 def main(connection: Connection) -> None:
     """Run tasks until the pipe is closed or the parent is gone."""
-    os.environ["RAYON_NUM_THREADS"] = "1"  # processes are the parallelism; read when the first text is encoded
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    one_thread()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides, and kills
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
@@ -67,6 +66,12 @@ def main(connection: Connection) -> None:
         return
     except Exception as error:  # noqa: BLE001 - whatever it is, the parent has to hear of it
         connection.send(("error", portable(error)))
+
+
+def one_thread() -> None:
+    """Encode on one thread: processes are the parallelism. Read when the first text is encoded."""
+    os.environ["RAYON_NUM_THREADS"] = "1"
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
 def _do(task: Task, job: Job, workshop: Workshop, connection: Connection) -> None:
