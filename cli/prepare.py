@@ -121,7 +121,9 @@ def _choice(*words: str) -> click.Choice[str]:
     help="Seal nothing above this share of rejected records. Default 0.05.",
 )
 @click.option("--workers", type=int, metavar="N", help="Processes. Never changes the bytes. Default 1.")
-@click.option("--engine", type=_choice("local", "ray"), help="Processes here, or tasks on a Ray cluster.")
+@click.option(
+    "--engine", type=_choice("local", "ray"), help="Processes here, or tasks on a Ray cluster. Default local."
+)
 @click.option("--fresh", is_flag=True, default=None, help="Start over in a folder that holds another run.")
 @click.option("--config", metavar="FILE", help="YAML with the same names; flags win.")
 @click.option("--format", "output", type=_choice("human", "json"), default="human", help="What to print at the end.")

@@ -24,8 +24,8 @@ from sftdata.pipeline.plan import FORMAT_VERSION, Plan, fingerprint, read_inputs
 from sftdata.pipeline.seal import Outcome, left_alone, seal
 from sftdata.pipeline.serving import Serving, settle_serving
 from sftdata.pipeline.store import RESUME
-from sftdata.sources import resolve
 from sftdata.pipeline.taking import decided
+from sftdata.sources import resolve
 from sftdata.tokenizers import choose_engine
 from sftdata.tokenizers.engines import EngineMismatch
 
@@ -168,9 +168,9 @@ def make_plan(
             engine="fast" if engine.name != "tokenizers" else "reference",
         )
     )
-
-
     return _fingerprinted(plan)
+
+
 def with_reference(plan: Plan, serving: Serving) -> Plan:
     """The same work, all of it with the reference engine, because the fast one was found to differ."""
     engine = choose_engine(serving.vocabulary, "reference")
@@ -188,12 +188,12 @@ def _fingerprinted(plan: Plan) -> Plan:
         "inputs": [(one.name, one.size, one.sha256, one.records) for one in plan.inputs],
         "units": [(unit.first_record, unit.records) for unit in plan.units],
     }
-    return msgspec.structs.replace(plan, fingerprint=fingerprint(content))
-
     if plan.drop:
         content["drop"] = plan.drop
     if plan.mixture:
         content["mixture"] = plan.mixture
+    return msgspec.structs.replace(plan, fingerprint=fingerprint(content))
+
 
 def anchored(config: PrepareConfig) -> PrepareConfig:
     """`config` with the addresses of local files made absolute: a unit may run in another working directory."""
