@@ -216,10 +216,6 @@ def _check_ranges(config: PrepareConfig, where: str) -> None:
         raise ConfigError(
             describe("workers is for the local engine", where=where, fix="Leave it out: Ray uses the cluster's CPUs.")
         )
-    if config.workers > 1 and config.engine == "ray":
-        raise ConfigError(
-            describe("workers is for the local engine", where=where, fix="Leave it out: Ray uses the cluster's CPUs.")
-        )
     if config.clock is not None:
         try:
             datetime.date.fromisoformat(config.clock)
