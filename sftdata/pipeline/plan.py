@@ -112,7 +112,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 def unit_size(total: int) -> int:
-    """Decoded bytes a unit: clamp(total / 16, 32 MiB, 128 MiB).
+    """The most decoded bytes a unit should have: clamp(total / 16, 32 MiB, 128 MiB).
 
     `unit_size(10 MiB)` is 32 MiB, `unit_size(1 GiB)` 64 MiB, `unit_size(1 TiB)` 128 MiB.
     """
@@ -149,18 +149,28 @@ def read_inputs(
 
 
 def cut(scans: Sequence[Scan], size: int) -> list[Unit]:
-    """Group consecutive chunks of all inputs into units of at least `size` bytes; the last may be smaller."""
+    """Group consecutive chunks of all inputs into equal units of about `size` bytes at most.
+
+    There are two units or an even number, so that a pair of workers ends at one time: 162 MiB by 32 MiB are 6 units
+    of 27 MiB, and not 5 of 32 and one of 2.
+    """
+    total = sum(chunk.size for one in scans for chunk in one.chunks)
+    shares = -(-total // size)
+    shares += shares % 2 if shares > 1 else 0
     units: list[Unit] = []
     extents: list[Extent] = []
-    first_record = record = held = 0
+    first_record = record = held = taken = 0
+    share = 1
     for index, one in enumerate(scans):
         for chunk in one.chunks:
             _extend(extents, index, chunk, record)
             record += chunk.records
             held += chunk.size
-            if held >= size:
+            taken += chunk.size
+            if taken * shares >= total * share:
                 units.append(Unit(len(units), first_record, record - first_record, held, extents))
                 extents, first_record, held = [], record, 0
+                share = taken * shares // max(total, 1) + 1
     if extents:
         units.append(Unit(len(units), first_record, record - first_record, held, extents))
     return [unit for unit in units if unit.records] or units[:1]
