@@ -42,7 +42,7 @@ def main() -> None:
     stream = packed_stream(accelerator, dataset, global_batch=4, micro_batch=2)
     check = IsolationCheck()
     for step, micro_batches in enumerate(stream.steps()):
-        check(model, micro_batches[0])
+        check(model, {**micro_batches[0], "use_cache": False})  # as `accumulate` calls it
         loss = accumulate(model, micro_batches, device=accelerator.device, backward=accelerator.backward)
         optimizer.step()
         optimizer.zero_grad()

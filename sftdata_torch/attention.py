@@ -23,8 +23,12 @@ from sftdata.errors import ConfigError, describe
 
 __all__ = ["ATTENTION", "block_attention", "register_attention", "varlen_attention"]
 
-_UNSUPPORTED = ("softcap", "s_aux", "position_bias")
+_UNSUPPORTED = ("position_bias",)
 """What some models ask of their attention and neither path computes."""
+_PLAIN_ONLY = ("softcap", "s_aux")
+"""What no kernel of torch computes: a cap on the scores, and a score that every query has beside its keys."""
+_LAYERS = ("full_attention", "sliding_attention", "attention", "hybrid", "hybrid_sliding")
+"""The layer types whose mask is said by causality and `sliding_window` alone."""
 
 
 def register_attention() -> str:
@@ -53,9 +57,10 @@ def varlen_attention(
     Reads `cu_seq_lens_q` int32 `[N + 1]` and `max_length_q` from the batch; `sliding_window` and `dropout` from the
     model. Raises ConfigError where a length is missing, a cache or a mask is in use, or the model asks for more.
     """
-    if not (query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)):
+    capped = any(asked.get(name) is not None for name in _PLAIN_ONLY)
+    if capped or not (query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)):
         return block_attention(module, query, key, value, attention_mask, scaling, **asked)
-    bounds = _bounds(query, key, attention_mask, asked)
+    bounds = _bounds(module, query, key, attention_mask, asked)
     longest = asked.get("max_length_q")
     if longest is None:
         raise _refusal("max_length_q is missing", "Pass the whole batch of PackedCollator to the model.")
@@ -88,11 +93,12 @@ def block_attention(
     scaling: float | None = None,
     **asked: Any,
 ) -> tuple[torch.Tensor, None]:
-    """The same through one SDPA call a document: exact on every device and in every dtype. Needs no `max_length_q`.
+    """The same document by document: exact on every device and in every dtype. Needs no `max_length_q`.
 
-    Costs a device-to-host copy of `cu_seq_lens_q` a layer where that lies on a device.
+    A document is one SDPA call, or where the model caps its scores (`softcap`) or has sinks (`s_aux`) the product
+    written out. Costs a device-to-host copy of `cu_seq_lens_q` a layer where that lies on a device.
     """
-    cuts: list[int] = _bounds(query, key, attention_mask, asked).tolist()
+    cuts: list[int] = _bounds(module, query, key, attention_mask, asked).tolist()
     tokens = query.shape[2]
     if cuts[0] != 0 or cuts[-1] != tokens:
         raise _refusal(
@@ -103,14 +109,18 @@ def block_attention(
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    capped = {name: asked.get(name) for name in _PLAIN_ONLY}
     parts = []
     for start, stop in itertools.pairwise(cuts):
         if stop > start:
             mask = _window(stop - start, asked.get("sliding_window"), query.device)
             q, k, v = (part[:, :, start:stop] for part in (query, key, value))
-            part = scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling
-            )
+            if any(value is not None for value in capped.values()):
+                part = _written_out(q, k, v, mask, scaling, dropout, **capped)
+            else:
+                part = scaled_dot_product_attention(
+                    q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling
+                )
             parts.append(part)
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
 
@@ -122,14 +132,19 @@ ATTENTION: dict[str, Callable[..., tuple[torch.Tensor, None]]] = {
 
 
 def _bounds(
-    query: torch.Tensor, key: torch.Tensor, attention_mask: torch.Tensor | None, asked: dict[str, Any]
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    asked: dict[str, Any],
 ) -> torch.Tensor:
     """`cu_seq_lens_q`, once everything that would make it meaningless is ruled out."""
     bounds = asked.get("cu_seq_lens_q")
     if not isinstance(bounds, torch.Tensor):
         raise _refusal(
             "cu_seq_lens_q is missing",
-            'Pass the whole batch of PackedCollator to the model; to generate, switch to "sdpa" first.',
+            "Pass the whole batch of PackedCollator to the model; to generate, and for a model that does not hand it "
+            'on to its layers, switch to "sdpa".',
         )
     if query.shape[0] != 1:
         raise _refusal(f"a batch of {query.shape[0]} rows", "Flatten the rows into one, as PackedCollator does.")
@@ -139,8 +154,61 @@ def _bounds(
         raise _refusal("an attention_mask was given", "Leave it out: the documents' bounds say everything.")
     for name in _UNSUPPORTED:
         if asked.get(name) is not None:
-            raise _refusal(f"this model's attention needs {name}", 'Use "eager", or "flex_attention".')
+            raise _refusal(f"this model's attention needs {name}", _USE_ANOTHER)
+    unknown = _mask_of_its_own(module, asked)
+    if unknown is not None:
+        raise _refusal(f"{unknown}, whose mask only transformers knows", _USE_ANOTHER)
     return bounds
+
+
+_USE_ANOTHER = 'Use "sdpa", "eager" or "flex_attention", and assert_packing_isolated.'
+
+
+def _mask_of_its_own(module: torch.nn.Module, asked: dict[str, Any]) -> str | None:
+    """What this layer's mask has beside causality and `sliding_window`, in words; None for most layers.
+
+    Without layer types in the configuration, its chunks or its window are those of all layers.
+    """
+    config = getattr(module, "config", None)
+    kinds, at = getattr(config, "layer_types", None), getattr(module, "layer_idx", None)
+    if kinds is not None and at is not None:
+        kind = str(kinds[at])
+    elif getattr(config, "attention_chunk_size", None):
+        kind = "chunked_attention"
+    else:
+        kind = "sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"
+    if kind not in _LAYERS:
+        return f"a layer of type {kind}"
+    if "sliding" in kind and not asked.get("sliding_window"):
+        return "a layer with a sliding window that it does not hand on"
+    if asked.get("is_causal", getattr(module, "is_causal", True)) is False:
+        return "a layer that also looks ahead"
+    return None
+
+
+def _written_out(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float | None,
+    dropout: float,
+    *,
+    softcap: float | None,
+    s_aux: torch.Tensor | None,
+) -> torch.Tensor:
+    """Causal attention `[1, heads, L, dim]` with scores `softcap · tanh(score / softcap)`, and with a score `s_aux`
+    `[heads]` of which every query's softmax has one more term."""
+    length = query.shape[2]
+    scores = query @ key.transpose(2, 3) * (query.shape[3] ** -0.5 if scaling is None else scaling)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    allowed = mask if mask is not None else torch.ones(length, length, dtype=torch.bool, device=query.device).tril()
+    scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
+    if s_aux is not None:
+        scores = torch.cat([scores, s_aux.to(scores.dtype).view(1, -1, 1, 1).expand(1, -1, length, 1)], dim=-1)
+    shares = scores.softmax(-1, dtype=torch.float32)[..., :length].to(value.dtype)
+    return torch.nn.functional.dropout(shares, dropout) @ value
 
 
 def _window(length: int, window: int | None, device: torch.device) -> torch.Tensor | None:

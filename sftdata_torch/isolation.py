@@ -6,6 +6,7 @@ cause is found by repairing the batch and looking again. Three forward passes wi
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ __all__ = ["IsolationCheck", "PackingLeakError", "assert_packing_isolated"]
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-2}
 """How far others may move, as a share of how far the changed ones moved. An exact mask moves them by nothing;
 kernels that choose their reduction by content (routed experts) move them by rounding."""
+_APART = "train one document a row: PackedCollator(form='padded')."
 _ATTENTION_LAYERS = ("full_attention", "sliding_attention", "chunked_attention")
 
 
@@ -50,27 +52,28 @@ def assert_packing_isolated(model: nn.Module, batch: Batch, *, tolerance: float 
     """Return if changing documents of `batch` moves no hidden state of another, else say why.
 
     `batch` is what the training loop gives the model, in any form, with two documents at least; `labels` and the
-    counts of targets are left aside. The model is run as it is wrapped for training, without its head, in eval mode
-    and without gradients; its mode and all random states are the same afterwards. `tolerance` is relative to the
+    counts of targets are left aside. The model is called as in training, since what it hands on to its decoder is
+    half of the question, but its head sees one token; in eval mode and without gradients. Its mode and all random
+    states are the same afterwards. `tolerance` is relative to the
     move of the changed documents (default 1e-5 in float32, 1e-2 in half precision).
 
     Raises PackingLeakError with the cause; ConfigError where the batch cannot show anything.
     """
-    body, batch = _body(model), _inputs(batch, model)
+    model, batch = _unwrapped(model), _inputs(batch, model)
     documents = _documents(batch)
     if int(documents.max()) == int(documents.min()):
         raise ConfigError(
             describe("the batch holds one document", expected="two or more", fix="Give a batch that is packed.")
         )
     with _evaluating(model):
-        response, dtype = _respond(body, batch, documents)
+        response, dtype = _respond(model, batch, documents)
         limit = tolerance if tolerance is not None else _TOLERANCE.get(dtype, 1e-2)
         if response.own == 0.0:
             raise PackingLeakError(
                 describe("changing a document's tokens does not move its own hidden states", where="isolation")
             )
         if response.others > limit * response.own:
-            causes = _causes(body, batch, limit)
+            causes = _causes(model, batch, limit)
             raise PackingLeakError(
                 describe(
                     f"changing documents moved another's hidden states by {response.others:.3g} (their own by "
@@ -95,11 +98,17 @@ class IsolationCheck:
             self.done = True
 
 
-def _body(model: nn.Module) -> nn.Module:
-    """What computes the hidden states: the decoder of a transformers model, else the model itself."""
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The model that data parallelism and compilation were put around."""
     if isinstance(model, DistributedDataParallel):
         model = model.module
-    model = getattr(model, "_orig_mod", model)
+    inner = getattr(model, "_orig_mod", model)
+    assert isinstance(inner, nn.Module)
+    return inner
+
+
+def _body(model: nn.Module) -> nn.Module:
+    """What computes the hidden states: the decoder of a transformers model, else the model itself."""
     decoder = getattr(model, "get_decoder", None)
     found = decoder() if callable(decoder) else model
     return found if isinstance(found, nn.Module) else model
@@ -136,33 +145,55 @@ def _beginnings(flat: torch.Tensor) -> torch.Tensor:
     return begins
 
 
-def _respond(body: nn.Module, batch: Batch, documents: torch.Tensor) -> tuple[_Response, torch.dtype]:
+def _respond(model: nn.Module, batch: Batch, documents: torch.Tensor) -> tuple[_Response, torch.dtype]:
     """Change every second document and look at the rest, then the other way round: so each stands between two
     that change while it does not, and leaks in both directions, and in every row, are seen."""
     ids = batch["input_ids"]
     other_ids = torch.where(ids > 0, ids - 1, ids + 1)
-    before = _hidden(body, batch)
+    before = _hidden(model, batch)
     if not bool(before.isfinite().all()):
         raise ConfigError(describe("the model's hidden states are not finite", where="isolation", fix="Check them."))
     own, others = [], []
     for parity in (0, 1):
         changed = documents % 2 == parity
-        after = _hidden(body, {**batch, "input_ids": torch.where(changed, other_ids, ids)})
+        after = _hidden(model, {**batch, "input_ids": torch.where(changed, other_ids, ids)})
         moved = (after - before).abs().float().amax(-1).view(changed.shape)
         own.append(moved[changed].max())
         others.append(moved[~changed].max())
     return _Response(float(torch.stack(own).min()), float(torch.stack(others).max())), before.dtype
 
 
-def _hidden(body: nn.Module, batch: Batch) -> torch.Tensor:
-    out = body(**batch)
-    if isinstance(out, torch.Tensor):
-        return out
-    states: torch.Tensor = out[0]
+def _hidden(model: nn.Module, batch: Batch) -> torch.Tensor:
+    """What the body makes of the batch, float `[B, T, H]`, when the whole model is called with it.
+
+    The decoder alone may keep documents apart by what the model around it never hands on. A model that cannot be
+    told to leave the head out is asked for its decoder's states all the same.
+    """
+    body = _body(model)
+    if body is model or not _slices_logits(model):
+        return _first(body(**batch))
+    seen: list[Any] = []
+    handle = body.register_forward_hook(lambda _module, _given, out: seen.append(out))
+    try:
+        model(**batch, logits_to_keep=1)
+    finally:
+        handle.remove()
+    return _first(seen[-1]) if seen else _first(body(**batch))
+
+
+def _first(out: Any) -> torch.Tensor:
+    states: torch.Tensor = out if isinstance(out, torch.Tensor) else out[0]
     return states
 
 
-def _causes(body: nn.Module, batch: Batch, limit: float) -> list[tuple[str, str]]:
+def _slices_logits(model: nn.Module) -> bool:
+    """Its forward pass, or that of the model which an adapter was put on, takes `logits_to_keep`."""
+    base = getattr(model, "get_base_model", None)
+    inner = base() if callable(base) else model
+    return "logits_to_keep" in inspect.signature(inner.forward).parameters
+
+
+def _causes(model: nn.Module, batch: Batch, limit: float) -> list[tuple[str, str]]:
     """Repair everything that could be wrong; what brings the leak back when left as it was is a cause."""
 
     def leaks(repairs: list[_Repair]) -> bool:
@@ -170,11 +201,12 @@ def _causes(body: nn.Module, batch: Batch, limit: float) -> list[tuple[str, str]
         for repair in repairs:
             repaired = repair.apply(repaired)
         try:
-            response, _ = _respond(body, repaired, _documents(repaired))
+            response, _ = _respond(model, repaired, _documents(repaired))
         except (TypeError, ValueError, RuntimeError):
             return True  # what the model refuses to read repairs nothing
         return response.others > limit * response.own
 
+    body = _body(model)
     possible = [repair for repair in _REPAIRS if repair.applies(batch, body)]
     if possible and not leaks(possible):
         needed = [repair for repair in possible if leaks([other for other in possible if other is not repair])]
@@ -183,14 +215,14 @@ def _causes(body: nn.Module, batch: Batch, limit: float) -> list[tuple[str, str]
         return [
             (
                 "a recurrent or convolutional layer carries its state across documents on this device",
-                "Install the kernels that read seq_idx for this model, or train one document a row.",
+                f"Install the kernels that read seq_idx for this model, or {_APART}",
             )
         ]
     name = getattr(getattr(body, "config", None), "_attn_implementation", None)
     return [
         (
-            f"the attention implementation {name!r} does not read the documents' bounds",
-            "Use the one that sftdata_torch.attention.register_attention() returns.",
+            f"nothing in this model reads the documents' bounds (its attention implementation is {name!r})",
+            f"Use the one that sftdata_torch.attention.register_attention() returns; if that does not help, {_APART}",
         )
     ]
 

@@ -97,7 +97,7 @@ class PackedModule(lightning.LightningModule):  # type: ignore[misc]  # lightnin
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
         for micro_batch in batch:
-            self._isolation(self.model, micro_batch)
+            self._isolation(self.model, {**micro_batch, "use_cache": False})  # as it is trained
         optimizer.zero_grad()
         loss = accumulate(self.model, batch, device=self.device, backward=self.manual_backward)
         if self._clip is not None:

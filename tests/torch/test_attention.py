@@ -14,6 +14,7 @@ from sftdata_torch.attention import adapt_varlen, register_attention, varlen_att
 from sftdata_torch.collate import FixedShape, PackedCollator
 from sftdata_torch.layouts import dense
 from tests.torch.packs import row, tiny
+from tests.torch.zoo import ZOO, made
 
 PACKED = register_attention()
 LENGTHS = [5, 9, 1, 7, 12]
@@ -127,8 +128,29 @@ def test_attention_with_a_cache_or_an_unknown_request_is_refused():
     states, longer = torch.zeros(1, 2, 34, 4), torch.zeros(1, 2, 35, 4)
     with pytest.raises(ConfigError, match="a cache holds earlier keys"):
         varlen_attention(torch.nn.Identity(), states, longer, longer, None, **batch)
-    with pytest.raises(ConfigError, match="this model's attention needs softcap"):
-        varlen_attention(torch.nn.Identity(), states, states, states, None, softcap=30.0, **batch)
+    with pytest.raises(ConfigError, match="this model's attention needs position_bias"):
+        varlen_attention(torch.nn.Identity(), states, states, states, None, position_bias=longer, **batch)
+    with pytest.raises(ConfigError, match="a layer that also looks ahead"):
+        varlen_attention(torch.nn.Identity(), states, states, states, None, is_causal=False, **batch)
+
+
+@pytest.mark.parametrize("family", [name for name, each in ZOO.items() if each.packed])
+def test_packed_attention_equals_the_models_own(family):
+    """On one document that is longer than windows, where a cap, a sink or a scale of the model's would be seen."""
+    batch = PackedCollator(targets=False)([row([23], seed=3)])
+    model = made(family, "eager")
+    own = model(**batch).logits
+    model.set_attn_implementation(PACKED)
+    torch.testing.assert_close(model(**batch).logits, own, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("family", "words"),
+    [("llama4", "a layer of type chunked_attention"), ("phimoe", "a layer with a sliding window that it does not")],
+)
+def test_masks_that_only_transformers_knows_are_refused(family, words):
+    """Without a word these layers would see what the model never lets them see."""
+    refused(made(family, PACKED), PackedCollator(targets=False)(ROWS), words)
 
 
 def test_names_avoid_what_transformers_dispatches_on():

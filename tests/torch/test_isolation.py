@@ -13,9 +13,11 @@ from sftdata_torch.attention import register_attention
 from sftdata_torch.collate import PackedCollator
 from sftdata_torch.isolation import IsolationCheck, PackingLeakError, assert_packing_isolated
 from tests.torch.packs import VOCAB, row, tiny
+from tests.torch.zoo import ZOO, made
 
 PACKED = register_attention()
-BATCH = PackedCollator()([row([5, 9, 3], seed=1), row([7, 1, 9], seed=2)])
+ROWS = [row([5, 9, 3], seed=1), row([7, 1, 9], seed=2)]
+BATCH = PackedCollator()(ROWS)
 ONES = torch.ones_like(BATCH["input_ids"])
 
 
@@ -34,6 +36,64 @@ def test_isolated_model_passes_and_is_left_as_it_was(family, attention):
     assert [module.training for module in model.modules()] == modes
     assert torch.equal(torch.get_rng_state(), state)
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+ISOLATED = [
+    (name, attention) for name, family in ZOO.items() for attention in (*family.own, *(PACKED,) * family.packed)
+]
+LEAKING = [(name, "eager") for name, family in ZOO.items() if not family.own and not family.packed]
+
+
+@pytest.mark.parametrize(("name", "attention"), ISOLATED)
+def test_no_public_family_raises_a_false_alarm(name, attention):
+    """Where a packed pass gives what the documents give alone, the canary is silent."""
+    model = made(name, attention)
+    alone = [PackedCollator(targets=False)([document]) for document in documents_of(BATCH)]
+    packed = PackedCollator(targets=False)(ROWS)
+    torch.testing.assert_close(
+        model(**packed).logits[0], torch.cat([model(**one).logits[0] for one in alone]), rtol=0, atol=1e-4
+    )
+    assert_packing_isolated(model, BATCH)
+
+
+@pytest.mark.parametrize(("name", "attention"), [*LEAKING, ("gpt-oss", "eager"), ("opt", "sdpa")])
+def test_every_public_family_that_leaks_is_caught(name, attention):
+    model = made(name, attention)
+    with pytest.raises(PackingLeakError, match=r"(one document a row: PackedCollator\(form='padded'\)|register_att)"):
+        assert_packing_isolated(model, BATCH)
+
+
+@pytest.mark.parametrize("name", [name for name, _ in LEAKING])
+def test_what_cannot_be_packed_is_isolated_one_document_a_row(name):
+    """The remedy that the message names."""
+    assert_packing_isolated(made(name, "eager"), PackedCollator(form="padded")(ROWS))
+
+
+def documents_of(batch: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each document as a row of its own."""
+    parts = batch["input_ids"][0].split(batch["cu_seq_lens_q"].diff().tolist())
+    return [{"input_ids": ids.numpy(), "labels": ids.numpy(), "seq_lengths": [len(ids)]} for ids in parts]
+
+
+class Forgetful(torch.nn.Module):
+    """A model around a decoder that keeps documents apart by `seq_idx`, which it does not hand on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decoder = Recurrence(reads=True)
+        self.head = torch.nn.Linear(8, VOCAB)
+
+    def get_decoder(self) -> torch.nn.Module:
+        return self.decoder
+
+    def forward(self, input_ids: torch.Tensor, logits_to_keep: int = 0, **_: Any) -> torch.Tensor:
+        return self.head(self.decoder(input_ids)[:, -logits_to_keep:])
+
+
+def test_model_that_does_not_hand_the_bounds_on_is_caught():
+    assert_packing_isolated(Forgetful().decoder, BATCH)
+    with pytest.raises(PackingLeakError):
+        assert_packing_isolated(Forgetful(), BATCH)
 
 
 @pytest.mark.parametrize("form", ["padded", "dense"])
@@ -142,9 +202,7 @@ def test_attention_that_reads_no_bounds_is_named():
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     AttentionInterface.register("deaf", sdpa_attention_forward)
-    with pytest.raises(
-        PackingLeakError, match=r"the attention implementation 'deaf' does not read.*register_attention"
-    ):
+    with pytest.raises(PackingLeakError, match=r"nothing in this model reads.*'deaf'.*register_attention"):
         assert_packing_isolated(tiny("llama", "deaf"), BATCH)
 
 
