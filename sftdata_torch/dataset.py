@@ -19,7 +19,7 @@ from torch.utils import data
 
 from sftdata.errors import ShardError, describe
 from sftdata.records import IGNORE_INDEX, Int64Array
-from sftdata.shards import DamageError, FileEntry, Manifest, Rows, open_dataset
+from sftdata.shards import DamageError, FileEntry, Manifest, Rows, open_dataset, refuse_drift
 from sftdata_torch.cache import ShardCache
 from sftdata_torch.collate import Row
 from sftdata_torch.order import WINDOW, BinOrder, FileOrder, Order
@@ -42,9 +42,11 @@ class PackedDataset(data.Dataset[Row]):
     `path` is a folder or any fsspec address. With `cache_dir` an address is mirrored there: whole files, fetched when
     first needed, verified, at most `cache_bytes` of them; without, row groups are fetched by byte ranges.
     `cache_groups` row groups are kept decoded: by default as many as the order needs to decode each once an epoch.
-    There are no open handles, so a dataset may be forked and pickled; a pickle leaves its cache behind.
+    There are no open handles, so a dataset may be forked and pickled; a pickle leaves its cache behind. `against` is
+    the folder of the model that will be served: its tokenizer, stops and template must be those of the set.
 
-    Raises ShardError for a set that is missing, unsealed, of a foreign format, or damaged (then or on reading).
+    Raises ShardError for a set that is missing, unsealed, of a foreign format, damaged (then or on reading), or not
+    made for `against`, with what differs; ConfigError where that folder has no tokenizer.
     """
 
     def __init__(
@@ -56,9 +58,12 @@ class PackedDataset(data.Dataset[Row]):
         cache_groups: int = WINDOW,
         cache_dir: str | os.PathLike[str] | None = None,
         cache_bytes: int | None = None,
+        against: str | os.PathLike[str] | None = None,
     ) -> None:
         self._mirror = ShardCache(os.fspath(path), cache_dir, limit_bytes=cache_bytes) if cache_dir else None
         self._shards = open_dataset(path if self._mirror is None else self._mirror.fetch(_MANIFEST).parent)
+        if against is not None:
+            refuse_drift(os.fspath(path), self.manifest, against)
         self.seed = seed
         self.split = split
         self.epoch = 0

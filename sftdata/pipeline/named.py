@@ -14,10 +14,11 @@ from typing import Any
 import msgspec
 
 from sftdata.errors import ConfigError, describe
+from sftdata.model_folder import named_tokens, own_templates
 from sftdata.templates.builtin import BUILTIN
 from sftdata.templates.environment import Template, compile_template
-from sftdata.templates.origin import own_templates, resolve_template
-from sftdata.tokenizers import TokenizerFiles, load_files, named_tokens
+from sftdata.templates.origin import resolve_template
+from sftdata.tokenizers import TokenizerFiles, load_files
 
 __all__ = ["NamedTemplate", "compiled", "named_templates", "served_templates"]
 

@@ -7,12 +7,14 @@ template, no stop token, a stop that is not one id). What must not: records, fil
 from __future__ import annotations
 
 import datetime
+import hashlib
 from typing import Any
 
 import msgspec
 
 from sftdata.config import PrepareConfig
 from sftdata.errors import ConfigError, describe
+from sftdata.model_folder import fingerprints
 from sftdata.templates.builtin import BUILTIN
 from sftdata.templates.contract import ServingOptions
 from sftdata.templates.environment import Template, TemplateError, compile_template
@@ -20,7 +22,7 @@ from sftdata.templates.messages import ControlPolicy
 from sftdata.templates.origin import TemplateOrigin, resolve_template
 from sftdata.tokenizers import TokenizerFiles, Vocabulary, load_files, load_vocabulary
 
-__all__ = ["Serving", "settle_serving"]
+__all__ = ["Serving", "encoding_of", "settle_serving"]
 
 _PROBE = ("Zq7vFirst", "Zq7vSecond", "Zq7vThird")
 
@@ -54,6 +56,8 @@ class Serving(msgspec.Struct):
         }
         return {
             "sha256": self.files.sha256,
+            "files": fingerprints(self.files.tokenizer_json, self.files.config, self.files.generation_eos),
+            "encoding": encoding_of(self.vocabulary),
             "vocab_size": self.vocabulary.size,
             "bos_token": self.special_tokens.get("bos_token"),
             "eos_token": self.special_tokens.get("eos_token"),
@@ -76,6 +80,11 @@ class Serving(msgspec.Struct):
             "special_tokens": self.special_tokens,
             "clock": clock,
         }
+
+
+def encoding_of(vocabulary: Vocabulary) -> str:
+    """A hash of what decides ids: the same for files that were only written anew."""
+    return hashlib.sha256(vocabulary.native_json.encode()).hexdigest()
 
 
 def settle_serving(

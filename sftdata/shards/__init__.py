@@ -6,6 +6,7 @@ needs nothing else.
 
 from __future__ import annotations
 
+from sftdata.shards.drift import folder_drift, refuse_drift, template_drift, tokenizer_drift
 from sftdata.shards.faults import DamageError, Problem
 from sftdata.shards.layout import FINGERPRINT_KEY, FORMAT_VERSION, SCHEMA
 from sftdata.shards.manifest import (
@@ -38,10 +39,14 @@ __all__ = [
     "Verification",
     "arrange",
     "dump_manifest",
+    "folder_drift",
     "join",
     "load_manifest",
     "open_dataset",
     "read_manifest",
+    "refuse_drift",
     "split",
+    "template_drift",
+    "tokenizer_drift",
     "verify",
 ]

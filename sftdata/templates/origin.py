@@ -3,9 +3,8 @@
 What lives here: finding and reading template sources. What must not: compiling or rendering them, and special
 tokens (`sftdata.tokenizers`).
 
-A tokenizer folder's `chat_template.jinja` and `additional_chat_templates/*.jinja` hide the key `chat_template` of its
-`tokenizer_config.json`, which is a text or a list of `{name, template}`. Of several templates the one named
-`tool_use` serves records with tools, and `default` all others.
+Of a tokenizer's several templates (`sftdata.model_folder` reads them) the one named `tool_use` serves records with
+tools, and `default` all others.
 """
 
 from __future__ import annotations
@@ -17,12 +16,10 @@ from typing import Any, Literal
 import msgspec
 
 from sftdata.errors import ConfigError, describe, nearest
+from sftdata.model_folder import own_templates, served_templates
 from sftdata.templates.builtin import BUILTIN
 
-__all__ = ["TemplateOrigin", "own_templates", "resolve_template"]
-
-SERVED = ("default", "tool_use")
-"""The templates of a tokenizer that are used without being named."""
+__all__ = ["TemplateOrigin", "resolve_template"]
 
 
 class TemplateOrigin(msgspec.Struct, frozen=True):
@@ -71,7 +68,7 @@ def resolve_template(named: str | None, folder: str | Path | None, config: Mappi
 
 def _own(folder: str | Path | None, config: Mapping[str, Any]) -> TemplateOrigin:
     place, sources = own_templates(folder, config)
-    served = {name: sources[name] for name in SERVED if name in sources}
+    served = served_templates(sources)
     if "default" in served:
         return TemplateOrigin("tokenizer", place, served, tuple(sorted(sources)))
     if sources:
@@ -87,51 +84,6 @@ def _own(folder: str | Path | None, config: Mapping[str, Any]) -> TemplateOrigin
             "SFT301: the tokenizer has no chat template",
             where=str(folder) if folder else "tokenizer",
             fix=f"Pass one with --template: a .jinja file, or one of {', '.join(sorted(BUILTIN))}.",
-        )
-    )
-
-
-def own_templates(folder: str | Path | None, config: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
-    """The file or folder that holds a tokenizer's own templates, and all of them by name.
-
-    Raises ConfigError where one of them is malformed or cannot be read.
-    """
-    if folder is not None:
-        single = Path(folder) / "chat_template.jinja"
-        sources = {"default": _read(single)} if single.is_file() else {}
-        more = Path(folder) / "additional_chat_templates"
-        sources |= {path.stem: _read(path) for path in sorted(more.glob("*.jinja"))}
-        if sources:
-            return single.name if single.is_file() else more.name, sources
-    return "tokenizer_config.json", _configured(config.get("chat_template"))
-
-
-def _configured(value: Any) -> dict[str, str]:
-    if value is None:
-        return {}
-    if isinstance(value, str):
-        return {"default": value}
-    entries: dict[str, Any] = value if isinstance(value, dict) else {}
-    if isinstance(value, list):
-        for index, entry in enumerate(value):
-            if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
-                raise _malformed(f"chat_template[{index}] has no name")
-            entries[entry["name"]] = entry.get("template")
-    elif not isinstance(value, dict):
-        raise _malformed(f"chat_template is a {type(value).__name__}")
-    for name, source in entries.items():
-        if not isinstance(source, str):
-            raise _malformed(f"the chat template {name!r} is not text")
-    return dict(entries)
-
-
-def _malformed(what: str) -> ConfigError:
-    return ConfigError(
-        describe(
-            what,
-            where="tokenizer_config.json",
-            expected='template source, or a list of {"name": ..., "template": ...}',
-            fix="Repair the file, or pass a template with --template.",
         )
     )
 

@@ -6,21 +6,16 @@ the tokenizer, as transformers does. What must not: encoding anything, or any kn
 
 from __future__ import annotations
 
-import hashlib
-import json
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import orjson
 
 from sftdata.errors import ConfigError, describe
+from sftdata.model_folder import NAMED_TOKENS, fingerprint, read_model_folder, read_text
 
 __all__ = ["NAMED_TOKENS", "TokenizerFiles", "load_files"]
-
-NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-"""The named special tokens that transformers passes to a template and flags as special."""
 
 
 class TokenizerFiles(msgspec.Struct, frozen=True):
@@ -39,15 +34,7 @@ class TokenizerFiles(msgspec.Struct, frozen=True):
     @property
     def sha256(self) -> str:
         """Hash over everything that changes ids or stops: the tokenizer, its config, the generation eos."""
-        digest = hashlib.sha256()
-        for part in (
-            self.tokenizer_json.encode(),
-            json.dumps(self.config, sort_keys=True).encode(),  # its model_max_length is often 10**30
-            orjson.dumps(self.generation_eos),
-        ):
-            digest.update(len(part).to_bytes(8, "little"))
-            digest.update(part)
-        return digest.hexdigest()
+        return fingerprint(self.tokenizer_json, self.config, self.generation_eos)
 
 
 def load_files(address: str) -> TokenizerFiles:
@@ -60,7 +47,7 @@ def load_files(address: str) -> TokenizerFiles:
         return _read_folder(folder, address)
     path = Path(address).expanduser()
     if path.is_file():
-        return TokenizerFiles(address, _read_text(path), {}, (), None)
+        return TokenizerFiles(address, read_text(path), {}, (), None)
     if path.is_dir():
         return _read_folder(path, address)
     if "/" in address and not address.startswith((".", "/", "~")) and address.count("/") == 1:
@@ -75,48 +62,8 @@ def load_files(address: str) -> TokenizerFiles:
 
 
 def _read_folder(folder: Path, address: str) -> TokenizerFiles:
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        slow = [name for name in ("tokenizer.model", "vocab.json", "vocab.txt") if (folder / name).is_file()]
-        raise ConfigError(
-            describe(
-                f"the folder has {slow[0]} but no tokenizer.json" if slow else "the folder has no tokenizer.json",
-                where=address,
-                expected="the fast form of the tokenizer",
-                fix="Save it with transformers: AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER).",
-            )
-        )
-    config = _read_json(folder / "tokenizer_config.json")
-    generation = _read_json(folder / "generation_config.json").get("eos_token_id")
-    eos = generation if isinstance(generation, list) else [generation]
-    return TokenizerFiles(
-        address,
-        _read_text(path),
-        config,
-        tuple(one for one in eos if isinstance(one, int) and not isinstance(one, bool)),
-        str(folder),
-    )
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(describe(f"the file cannot be read: {error}", where=str(path))) from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(_read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(
-            describe(f"not valid JSON: {error}", where=str(path), fix="Download the tokenizer again.")
-        ) from error
-    if not isinstance(value, dict):
-        raise ConfigError(describe("not a JSON object", where=str(path), fix="Download the tokenizer again."))
-    return value
+    files = read_model_folder(folder, address=address)
+    return TokenizerFiles(address, files.tokenizer_json, files.config, files.generation_eos, str(folder))
 
 
 def _download(name: str) -> Path:
