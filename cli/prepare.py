@@ -7,7 +7,23 @@ from typing import Any
 
 import click
 
-__all__ = ["command"]
+from sftdata_cli.sections import SectionedCommand
+
+__all__ = ["SECTIONS", "command"]
+
+SECTIONS = {
+    "In and out": ("--out", "--config", "--fresh", "--format", "--quiet"),
+    "Tokenizer and template": (
+        *("--tokenizer", "--template", "--template-arg", "--clock", "--stop", "--bos-token", "--eos-token"),
+        *("--engine-tokenizer", "--engine-sample"),
+    ),
+    "Records": (*("--input-format", "--column", "--role", "--dataset-info", "--drop", "--eval", "--max-reject-rate"),),
+    "What is trained": ("--train-on", "--unroll", "--reasoning", "--append-eos", "--strip-trailing-stop"),
+    "Control tokens and losses": (*("--control-tokens", "--allow-control", "--allow-dropped", "--allow-normalised"),),
+    "Length and packing": ("--max-length", "--overlong", "--packing", "--seed"),
+    "Who does the work": ("--workers", "--engine"),
+}
+"""The help's headings, with what stands under each."""
 
 _EPILOG = """\b
 Examples:
@@ -38,7 +54,7 @@ def _choice(*words: str) -> click.Choice[str]:
     return click.Choice(words, case_sensitive=True)
 
 
-@click.command("prepare", epilog=_EPILOG)
+@click.command("prepare", cls=SectionedCommand, sections=SECTIONS, epilog=_EPILOG)
 @click.argument("inputs", nargs=-1, metavar="INPUT...")
 @click.option("--tokenizer", metavar="T", help="builtin, a tokenizer.json, a folder, or a hub name.")
 @click.option(
@@ -58,20 +74,24 @@ def _choice(*words: str) -> click.Choice[str]:
 @click.option(
     "--reasoning",
     type=_choice("reject", "empty"),
-    help="Where the prompt opens a reasoning block and the record has none.",
+    help="Where the prompt opens a reasoning block and the record has none. Default reject.",
 )
 @click.option("--append-eos", is_flag=True, default=None, help="End replies that the template leaves open with eos.")
 @click.option(
     "--unroll",
     type=_choice("all", "last", "refuse"),
-    help="Where a template rewrites history: one example a turn, the last only, or refuse.",
+    help="Where a template rewrites history: one example a turn, the last only, or refuse. Default all.",
 )
 @click.option("--clock", metavar="DATE", help="The date that templates see; default: the day of the plan.")
-@click.option("--packing", type=_choice("best-fit", "sequential", "none"), help="How examples are put into bins.")
+@click.option(
+    "--packing",
+    type=_choice("best-fit", "sequential", "none"),
+    help="How examples are put into bins. Default best-fit.",
+)
 @click.option(
     "--input-format",
     type=_choice("auto", "alpaca", "sharegpt", "messages", "prompt-completion", "text"),
-    help="Skip detection.",
+    help="Take all records to be in one format; default auto, each is recognised by its keys.",
 )
 @click.option(
     "--column",
@@ -79,7 +99,7 @@ def _choice(*words: str) -> click.Choice[str]:
     multiple=True,
     metavar="FIELD=COLUMN",
     callback=_arguments,
-    help="Read FIELD from another column.",
+    help="Read FIELD from another column, such as output=target.",
 )
 @click.option(
     "--role",
@@ -87,24 +107,34 @@ def _choice(*words: str) -> click.Choice[str]:
     multiple=True,
     metavar="ROLE=STANDARD",
     callback=_arguments,
-    help="Read one role name as another.",
+    help="Read one role name as another, such as bot=assistant.",
 )
 @click.option("--dataset-info", metavar="FILE", help="Column maps of a LLaMA-Factory dataset_info.json.")
-@click.option("--train-on", type=_choice("replies", "last", "everything"), help="Which tokens are trained.")
+@click.option(
+    "--train-on", type=_choice("replies", "last", "everything"), help="Which tokens are trained. Default replies."
+)
 @click.option(
     "--overlong",
     type=_choice("reject", "drop-turns", "truncate", "split"),
-    help="What becomes of examples above --max-length.",
+    help="What becomes of examples above --max-length. Default reject.",
 )
 @click.option("--stop", multiple=True, metavar="TOKEN", help="Add a stop token.")
 @click.option("--strip-trailing-stop", is_flag=True, default=None, help="Remove a stop spelled at a reply's end.")
 @click.option("--bos-token", metavar="TOKEN", help="Override the tokenizer's BOS.")
 @click.option("--eos-token", metavar="TOKEN", help="Override the tokenizer's EOS.")
-@click.option("--control-tokens", type=_choice("text", "reject", "allow"), help="Content that spells a control token.")
+@click.option(
+    "--control-tokens",
+    type=_choice("text", "reject", "allow"),
+    help="Content that spells a control token. Default text: encoded as ordinary characters.",
+)
 @click.option("--allow-control", multiple=True, metavar="TOKEN", help="Spellings that content may use as tokens.")
 @click.option("--allow-dropped", multiple=True, metavar="FIELD", help="Fields that the template may lose.")
 @click.option("--allow-normalised", is_flag=True, default=None, help="Accept replies that lose leading whitespace.")
-@click.option("--engine-tokenizer", type=_choice("auto", "fast", "reference"), help="Tokenizer engine.")
+@click.option(
+    "--engine-tokenizer",
+    type=_choice("auto", "fast", "reference"),
+    help="Which library encodes. Default auto: the fast one where it is proved to agree.",
+)
 @click.option(
     "--engine-sample",
     type=float,

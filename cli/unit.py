@@ -7,7 +7,9 @@ from typing import Any
 
 import click
 
+from sftdata_cli.prepare import SECTIONS
 from sftdata_cli.prepare import command as prepare
+from sftdata_cli.sections import SectionedCommand
 
 __all__ = ["command"]
 
@@ -50,8 +52,9 @@ def _plan(inputs: tuple[str, ...], config: str | None, quiet: bool, **flags: Any
 
 
 command.add_command(
-    click.Command(
+    SectionedCommand(
         "plan",
+        sections=SECTIONS,
         callback=_plan,
         params=[option for option in prepare.params if option.name not in _NOT_OF_PLAN],
         help="Read the inputs once, write the plan into --out, and print the number of units.",
