@@ -33,16 +33,16 @@ class Measures:
         self._lengths = np.zeros(len(LIMITS) + 1, np.int64)
         self._kept = np.zeros((3, len(LIMITS)), np.int64)
         self._shares = np.zeros(_SHARES + 1, np.int64)
-        self._talk: dict[str, int] = {}
+        self._turns: dict[int, int] = {}
+        self._roles: dict[str, int] = {}
 
     def chat(self, conversation: Conversation) -> None:
         """Count the turns of one conversation."""
-        talk = self._talk
-        key = f"turns/{len(conversation.messages)}"
-        talk[key] = talk.get(key, 0) + 1
+        turns, roles = len(conversation.messages), self._roles
+        self._turns[turns] = self._turns.get(turns, 0) + 1
         for message in conversation.messages:
-            key = f"role/{message.role}"
-            talk[key] = talk.get(key, 0) + 1
+            role = message.role
+            roles[role] = roles.get(role, 0) + 1
 
     def documents(self, labels: Int32Array, lengths: Int32Array) -> None:
         """Measure D documents of T tokens: labels int32 `[T]`, lengths int32 `[D]`."""
@@ -66,7 +66,8 @@ class Measures:
 
     def counts(self) -> dict[str, int]:
         """All counts that are not zero, and all of the curve, by name."""
-        out = dict(self._talk)
+        out = {f"turns/{turns}": count for turns, count in self._turns.items()}
+        out |= {f"role/{role}": count for role, count in self._roles.items()}
         edges: npt.NDArray[np.int64] = np.append(self._limits, 2 * self._limits[-1])
         out |= {f"length/{edge}": count for edge, count in _pairs(edges, self._lengths) if count}
         for name, row in zip(("tokens", "trained", "replies"), self._kept, strict=True):

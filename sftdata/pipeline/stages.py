@@ -174,7 +174,8 @@ class Stages:
         """Encode examples, hold them to the maximum length, settle every record, and gather what is left."""
         if not pending:
             return
-        sampled = [one for one in pending if self.shop.is_sampled(one.raw.record_id)]
+        ids = np.fromiter((one.raw.record_id for one in pending), np.int64, len(pending))
+        sampled = [pending[place] for place in np.flatnonzero(self.shop.sampled(ids)).tolist()]
         if sampled:
             self.shop.compare([examples[one.first + n].text for one in sampled for n in range(one.count)])
             self._bump("engine_compared", len(sampled))
@@ -200,33 +201,48 @@ class Stages:
 
     def _settle(self, pending: list[Pending], fitted: Fitted, lost: ByExample, noted: ByExample) -> None:
         """Every record is written or rejected, here and once; then its documents are gathered by split."""
-        begins = np.searchsorted(fitted.owners, [one.first for one in pending]).tolist()
-        ends = np.searchsorted(fitted.owners, [one.first + one.count for one in pending]).tolist()
+        firsts = np.fromiter((one.first for one in pending), np.int64, len(pending))
+        counts = np.fromiter((one.count for one in pending), np.int64, len(pending))
+        ids = np.fromiter((one.raw.record_id for one in pending), np.int64, len(pending))
+        begins = np.searchsorted(fitted.owners, firsts)
+        documents = np.searchsorted(fitted.owners, firsts + counts) - begins
+        told = (documents != 1) | np.fromiter((bool(one.findings) for one in pending), bool, len(pending))
+        if lost or noted:
+            touched = np.fromiter(lost.keys() | noted.keys(), np.int64)
+            told[np.searchsorted(firsts, touched, side="right") - 1] = True
+        quiet = int(np.count_nonzero(~told))
+        self._written(1, quiet)
+        for place in np.flatnonzero(told).tolist():
+            begin, many = int(begins[place]), int(documents[place])
+            self._tell(pending[place], fitted.lengths[begin : begin + many], lost, noted)
+        held_out = np.zeros(len(pending), bool)
+        if self.shop.holds_out:
+            held_out[:] = [self.shop.is_held_out(one.conversation) for one in pending]
+        passes = np.ones(len(pending), np.int64)
+        if self._passes:
+            passes[:] = [self._passes.get(one.raw.record_id, 1) for one in pending]
+            passes[held_out] = 1
         flags = fitted.flags.copy()
-        records = np.zeros(len(fitted.owners), np.int64)
-        held_out = np.zeros(len(fitted.owners), bool)
-        passes = np.ones(len(fitted.owners), np.int64)
-        for one, begin, end in zip(pending, begins, ends, strict=True):
-            mine = range(one.first, one.first + one.count)
-            gone = tuple(finding for i in mine if i in lost for finding in lost[i])
-            found = (*one.findings, *(finding for i in mine if i in noted for finding in noted[i]))
-            if begin == end:
-                self.ledger.examples_rejected += one.count
-                self._reject(one.raw, (*found, *gone))
-                continue
-            found += self._written(end - begin, fitted.lengths[begin:end])
-            self._count((*found, *gone))
-            if gone:
-                self.ledger.examples_rejected += sum(i in lost for i in mine)
-            if found or gone:
-                self.sink.keep(one.raw, found, gone)
-            records[begin:end] = one.raw.record_id
-            held_out[begin:end] = self.shop.is_held_out(one.conversation)
-            if not held_out[begin]:
-                passes[begin:end] = self._passes.get(one.raw.record_id, 1)
-            if end - begin > 1 or passes[begin] > 1:
-                flags[begin:end] |= DocFlag.ONE_OF_SEVERAL
-        self._gather(fitted, records, flags, held_out, passes)
+        flags[np.repeat((documents > 1) | (passes > 1), documents)] |= DocFlag.ONE_OF_SEVERAL
+        each = [np.repeat(values, documents) for values in (ids, held_out, passes)]
+        self._gather(fitted, each[0], flags, each[1], each[2])
+
+    def _tell(self, one: Pending, lengths: Int32Array, lost: ByExample, noted: ByExample) -> None:
+        """Settle a record of which there is something to say: findings, no document, or several of them."""
+        mine = range(one.first, one.first + one.count)
+        gone = tuple(finding for i in mine if i in lost for finding in lost[i])
+        found = (*one.findings, *(finding for i in mine if i in noted for finding in noted[i]))
+        if not len(lengths):
+            self.ledger.examples_rejected += one.count
+            self._reject(one.raw, (*found, *gone))
+            return
+        self._written(len(lengths), 1)
+        found += self._repeated(lengths)
+        self._count((*found, *gone))
+        if gone:
+            self.ledger.examples_rejected += sum(i in lost for i in mine)
+        if found or gone:
+            self.sink.keep(one.raw, found, gone)
 
     def _shorten(
         self,
@@ -319,10 +335,16 @@ class Stages:
         self._count(findings)
         self.sink.reject(raw, findings)
 
-    def _written(self, documents: int, lengths: Int32Array) -> tuple[Finding, ...]:
-        self.ledger.written += 1
-        key = str(documents)
-        self.unrolled[key] = self.unrolled.get(key, 0) + 1
+    def _written(self, documents: int, records: int) -> None:
+        """Count `records` records that were written with so many documents each."""
+        if records:
+            self.ledger.written += records
+            key = str(documents)
+            self.unrolled[key] = self.unrolled.get(key, 0) + records
+
+    def _repeated(self, lengths: Int32Array) -> tuple[Finding, ...]:
+        """Count what the documents of one record repeat, and say so where it is much."""
+        documents = len(lengths)
         if documents > 1:
             total, longest = int(lengths.sum()), int(lengths.max())
             self._bump("tokens_repeated", total - longest)

@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from sftdata.config import PrepareConfig, eval_share
 from sftdata.errors import ConfigError, describe
 from sftdata.formats import FormatOptions
 from sftdata.pipeline.plan import Plan, versions
 from sftdata.pipeline.serving import Serving, settle_serving
-from sftdata.records import Conversation
+from sftdata.records import Conversation, Int64Array
 from sftdata.templates.contract import Contract
 from sftdata.tokenizers import Encoder, Engine, TokenizerFiles, Vocabulary, choose_engine
 
@@ -50,18 +52,23 @@ class Workshop:
         """How to read the records of this input."""
         return self._options[address]
 
-    def is_sampled(self, record_id: int) -> bool:
-        """Whether the texts of a record are encoded by both engines: the same records however the work is divided."""
-        return record_id * 2654435761 & 0xFFFFFFFF < self._compared
+    def sampled(self, record_ids: Int64Array) -> npt.NDArray[np.bool_]:
+        """Which records' texts are encoded by both engines: the same records however the work is divided."""
+        mixed = record_ids.astype(np.uint64) * np.uint64(2654435761) & np.uint64(0xFFFFFFFF)
+        chosen: npt.NDArray[np.bool_] = mixed < np.uint64(self._compared)
+        return chosen
 
     def compare(self, texts: list[str]) -> None:
         """Encode `texts` by both engines; raises EngineMismatch at the first difference."""
         self._engine.compare(texts)
 
+    @property
+    def holds_out(self) -> bool:
+        """Whether any record goes to `eval`."""
+        return self._threshold > 0
+
     def is_held_out(self, conversation: Conversation) -> bool:
         """Whether a record goes to `eval`: by hash of what it says, so that exact duplicates fall on one side."""
-        if not self._threshold:
-            return False
         return content_hash(conversation) < self._threshold
 
 

@@ -23,6 +23,7 @@ from sftdata.templates.messages import (
     VARIANTS,
     Chat,
     Variant,
+    control_pattern,
     prepare_chat,
     prints_escaped,
     prints_null,
@@ -65,6 +66,7 @@ class Contract:
         longest = sorted(filter(None, options.special_tokens), key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, longest)) or "(?!)")
         self._turns: dict[tuple[str, str], TurnReader] = {}
+        self._control = control_pattern(options.control, "user")
         self._programs = Programs(self)
 
     def unroll(self, conversation: Conversation) -> Unrolled | Rejection:
@@ -167,8 +169,10 @@ class Contract:
         return outcome, reader, questions
 
     def is_plain(self, conversation: Conversation) -> bool:
-        """Whether no content spells a control token."""
+        """Whether no content spells a control token: one look at all of them, and where it finds any, at each."""
         policy = self._options.control
+        if not self._control.search("\0".join(contents_of(conversation))):
+            return True
         return not any(
             spells_control(text, policy, message.role)
             for message in conversation.messages

@@ -23,6 +23,7 @@ __all__ = [
     "ControlPolicy",
     "Variant",
     "as_content",
+    "control_pattern",
     "plain_content",
     "prepare_chat",
     "prints_escaped",
@@ -165,8 +166,12 @@ def prints_escaped(text: str, markers: str) -> bool:
 
 def spells_control(text: str, policy: ControlPolicy, role: str) -> bool:
     """Whether `text`, said in this role, spells a control token."""
-    tokens = policy.everywhere if role == "assistant" else (*policy.everywhere, *policy.outside_replies)
-    return _pattern(tokens).search(text) is not None
+    return control_pattern(policy, role).search(text) is not None
+
+
+def control_pattern(policy: ControlPolicy, role: str) -> re.Pattern[str]:
+    """What finds a control token in a text said in this role."""
+    return _pattern(policy.everywhere if role == "assistant" else (*policy.everywhere, *policy.outside_replies))
 
 
 def protect_text(text: str, policy: ControlPolicy) -> tuple[str, str]:

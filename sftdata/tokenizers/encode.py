@@ -1,15 +1,20 @@
 """From text examples to ids and labels, held to the serving contract.
 
+    joint     one encoding of the whole text, seams found in its tokens     byte-level models, almost every example
+    pieces    text cut at added tokens, compared with the joint encoding    other models, and what joint leaves in doubt
+    exact     every prompt encoded from scratch                             straddles, protected content, texts
+
+`ids(P)` is the encoding of the whole of the prompt P; `exact` is that definition, and the ways above it give its ids or
+hand an example down. How the pieces are cut:
+
     text      <|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\nHello<|im_end|>
     cuts     |                               |                          |           before added tokens only
     tail                                      <|im_start|>assistant\\n
     trained                                                        Hello<|im_end|>
 
-`ids(P)` is the encoding of the whole of the prompt P. Text may be cut before an added token without changing any id
-(`Vocabulary.anchors`), so that a chain of n turns costs its own length and not n times that; what the cuts promise
-is compared, on every example, with one joint encoding of the whole text. Where a token would straddle prompt and
-reply, or anything else is out of the ordinary, the example goes through `exact.encode_exactly`, which encodes every
-prompt from scratch. What must not live here: templates, records, packing.
+Text may be cut before an added token without changing any id (`Vocabulary.anchors`), so that a chain of n turns costs
+its own length and not n times that; what the cuts promise is compared with the joint encoding. What must not live here:
+templates, records, packing.
 """
 
 from __future__ import annotations
@@ -24,6 +29,7 @@ from sftdata.records import IGNORE_INDEX, Finding, Int32Array, Int64Array, Rejec
 from sftdata.tokenizers.documents import Batch, Document, EncodedExamples
 from sftdata.tokenizers.engines import Engine
 from sftdata.tokenizers.exact import Exact
+from sftdata.tokenizers.joint import Joint
 from sftdata.tokenizers.roundtrip import RoundTrip
 from sftdata.tokenizers.vocabulary import Vocabulary
 
@@ -66,11 +72,25 @@ class Encoder:
         eos_id = None if eos_token is None else vocabulary.id_of(eos_token)
         self._exact = Exact(vocabulary, engine, stop_ids=frozenset(self._stop_set.tolist()), eos_id=eos_id)
         self._check = RoundTrip(vocabulary, engine, allow_normalised=allow_normalised)
+        fit = vocabulary.byte_level and vocabulary.position_free
+        self._joint = Joint(vocabulary, engine, anchors=self._anchors, stops=self._clean_stops) if fit else None
         self._tails: dict[str, bytes] = {}
         self._last_tail = ""
 
     def encode(self, examples: Sequence[TextExample]) -> EncodedExamples:
         """Encode `examples`; every one comes back as documents or as a rejection."""
+        if self._joint is None:
+            return self._in_pieces(examples)
+        chosen = [index for index, one in enumerate(examples) if one.kind == "chat" and one.spans and not one.markers]
+        batch, doubtful = self._joint.encode(examples, chosen)
+        sure = _assemble(batch, doubtful, {}, [], [], 0)
+        rest = sorted({*range(len(examples))}.difference(chosen) | doubtful)
+        if not rest:
+            return sure
+        return _interleaved(sure, self._in_pieces([examples[index] for index in rest]), rest)
+
+    def _in_pieces(self, examples: Sequence[TextExample]) -> EncodedExamples:
+        """As `encode`, for what cannot be shown of one joint encoding."""
         plans = [self._plan(example) for example in examples]
         quick = [index for index, plan in enumerate(plans) if plan is not None]
         documents: dict[int, list[Document]] = {}
@@ -223,11 +243,14 @@ def _disagreeing(ids: Int32Array, at: Int64Array, joint: Int32Array, joint_at: I
 
 
 def trained_mask(size: int, starts: Int64Array, stops: Int64Array) -> npt.NDArray[np.bool_]:
-    """bool `[size]`, true inside the disjoint spans. `trained_mask(5, [1], [3])` is `[0, 1, 1, 0, 0]`."""
-    edges = np.zeros(size + 1, np.int8)
-    np.add.at(edges, starts, 1)
-    np.add.at(edges, stops, -1)
-    return np.cumsum(edges[:-1], dtype=np.int8).astype(bool)
+    """bool `[size]`, true inside the spans, which are disjoint and in order.
+
+    `trained_mask(5, [1], [3])` is `[0, 1, 1, 0, 0]`.
+    """
+    edges = np.zeros(2 * len(starts) + 2, np.int64)
+    edges[1:-1:2], edges[2:-1:2], edges[-1] = starts, stops, size
+    lengths = np.diff(edges)
+    return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
 
 
 def _assemble(
@@ -238,7 +261,11 @@ def _assemble(
     findings: list[tuple[int, Finding]],
     straddles: int,
 ) -> EncodedExamples:
-    labels = np.where(trained_mask(len(batch.ids), batch.starts, batch.stops), batch.ids, np.int32(IGNORE_INDEX))
+    starts, stops = batch.starts, batch.stops
+    if leave_out:
+        spans = ~np.isin(batch.owners[batch.span_documents], np.array(sorted(leave_out), np.int64))
+        starts, stops = starts[spans], stops[spans]
+    labels = np.where(trained_mask(len(batch.ids), starts, stops), batch.ids, np.int32(IGNORE_INDEX))
     lengths = np.diff(batch.bounds).astype(np.int32)
     ids, owners = batch.ids, batch.owners
     if leave_out:
@@ -248,6 +275,31 @@ def _assemble(
     if documents:
         ids, labels, lengths, owners = _merge(ids, labels, lengths, owners, documents)
     return EncodedExamples(ids, labels, lengths, owners, rejected, findings, straddles)
+
+
+def _interleaved(sure: EncodedExamples, rest: EncodedExamples, places: list[int]) -> EncodedExamples:
+    """Both in the order of examples; `places` are those of the examples of `rest`."""
+    owners = np.concatenate([sure.owners, np.array(places, np.int64)[rest.owners]])
+    order = np.argsort(owners, kind="stable")
+    lengths = np.concatenate([sure.lengths, rest.lengths])
+    tokens = _tokens(np.cumsum(lengths, dtype=np.int64)[order] - lengths[order], lengths[order])
+    return EncodedExamples(
+        np.concatenate([sure.input_ids, rest.input_ids])[tokens],
+        np.concatenate([sure.labels, rest.labels])[tokens],
+        lengths[order],
+        owners[order],
+        [(places[index], rejection) for index, rejection in rest.rejected],
+        [(places[index], finding) for index, finding in rest.findings],
+        rest.straddles,
+    )
+
+
+def _tokens(begins: Int64Array, lengths: Int32Array) -> Int64Array:
+    """The places of the tokens of documents: begins `[5, 0]`, lengths `[2, 3]` give `[5, 6, 0, 1, 2]`."""
+    ends = np.cumsum(lengths, dtype=np.int64)
+    places: Int64Array = np.repeat(begins - (ends - lengths), lengths)
+    places += np.arange(len(places))
+    return places
 
 
 def _merge(
