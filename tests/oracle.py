@@ -297,7 +297,9 @@ class Judge:
         _, mark, after = trial.rpartition(SENTINEL)
         if not mark or not full.endswith(after):
             return "", None
-        first = full.find(plain.strip() or calls[0]["function"]["name"], len(self._head(messages, tools, turn)))
+        said_before = self.text(messages[:turn], tools, prompt=False)
+        begin = len(said_before) if full.startswith(said_before) else len(self._head(messages, tools, turn))
+        first = full.find(plain.strip() or calls[0]["function"]["name"], begin)
         return full[: max(first, 0)], len(full) - len(after)
 
     def _head(self, messages: list[dict[str, Any]], tools: Any, turn: int) -> str:
@@ -312,13 +314,11 @@ class Judge:
     def _ending(self, messages: list[dict[str, Any]], tools: Any, turn: int, full: str, body_end: int) -> str | None:
         """What follows the body, through the stop."""
         after = full[body_end:]
-        at = (
-            min((after.find(stop), -len(stop)) for stop in self.stops if stop in after)
-            if any(stop in after for stop in self.stops)
-            else None
-        )
-        if at is not None:
-            return after[: at[0] - at[1]]
+        quiet = self._without_arguments(messages, tools, turn) or after
+        ends = [(quiet.find(stop), -len(stop)) for stop in self.stops if stop in quiet]
+        if ends:
+            rest = quiet[min(ends)[0] - min(ends)[1] :]
+            return after.removesuffix(rest) if after.endswith(rest) else None
         if any(token in after for token in self._special):
             return None
         header = self.next_header(messages, tools, turn, after)
@@ -328,6 +328,16 @@ class Judge:
         if self._append_eos and "eos_token" in self.named:
             return after.rstrip() + self.named["eos_token"]
         return None
+
+    def _without_arguments(self, messages: list[dict[str, Any]], tools: Any, turn: int) -> str | None:
+        """What stands behind the last call's name if it has no arguments, in which a stop may be spelled."""
+        calls = messages[turn].get("tool_calls")
+        if not calls:
+            return None
+        nothing = "{}" if isinstance(calls[-1]["function"]["arguments"], str) else {}
+        bare = {**calls[-1], "function": {"name": SENTINEL, "arguments": nothing}}
+        message = {**messages[turn], "tool_calls": [*calls[:-1], bare]}
+        return self.text([*messages[:turn], message], tools, prompt=False).rpartition(SENTINEL)[2]
 
     def next_header(self, messages: list[dict[str, Any]], tools: Any, turn: int, after: str) -> str:
         """What the next turn puts behind `after`, the rest of a turn; empty where the template does not go on so."""

@@ -302,7 +302,7 @@ _ESCAPED = Finding(
     fix="Clean the record, or use --control-tokens reject.",
 )
 
-_RETRIED = frozenset({"SFT302", "SFT308", "SFT316", "SFT319"})
+_RETRIED = frozenset({"SFT302", "SFT308", "SFT316", "SFT319", "SFT405"})
 """Refusals that another way of handing the same message to the template may avoid."""
 
 

@@ -8,6 +8,7 @@ normaliser or whitespace-stripping tokens make. What must not: encoding.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,6 +32,9 @@ class RoundTrip:
         self._engine = engine
         self._allow = allow_normalised
         self._lengths = np.diff(vocabulary.token_offsets)
+        self._by_id = {one.id: one for one in vocabulary.added}
+        longest = sorted((one.content for one in vocabulary.added), key=len, reverse=True)
+        self._added = re.compile(f"({'|'.join(map(re.escape, longest)) or '(?!)'})")
 
     @functools.cached_property
     def _normalizer(self) -> Normalizer | None:
@@ -128,15 +132,11 @@ class RoundTrip:
         decoded = self._decode_behind(prompt, reply)
         if decoded == text:
             return None, []
-        if decoded is not None and _same_edges(decoded, text) and self._normalised(decoded) == self._normalised(text):
-            return None, [Finding("SFT416", "the tokenizer's normaliser changes the reply (such as NFC)")]
-        if decoded == f" {text}":
-            return None, [Finding("SFT416", "the tokenizer puts a dummy space before the reply")]
-        if decoded is not None and self._normalised(decoded.lstrip()) == self._normalised(text.lstrip()):
-            lost = Finding(
-                "SFT417",
-                f"a token before the reply strips its leading whitespace {text[: len(text) - len(text.lstrip())]!r}",
-            )
+        kind = "otherwise" if decoded is None else self._changes(decoded, text, prompt[-1] if prompt else -1)
+        if kind in _HARMLESS:
+            return None, [Finding("SFT416", _HARMLESS[kind])]
+        if kind == "stripped":
+            lost = Finding("SFT417", "a token that strips the whitespace beside it takes some of the reply's")
             return (None, [Finding("SFT416", lost.message)]) if self._allow else (lost, [])
         unk = self._vocabulary.unk_id
         if unk is not None and unk in reply:
@@ -146,11 +146,51 @@ class RoundTrip:
             [],
         )
 
+    def _changes(self, decoded: str, text: str, before: int) -> str:
+        """What the tokenizer did to a reply between its added tokens: the gravest of `_GRAVITY`.
+
+        `before` is the last id of the prompt: an added token there may strip the reply's first whitespace.
+        """
+        ours, theirs = self._added.split(decoded), self._added.split(text)
+        if ours[1::2] != theirs[1::2]:
+            return "otherwise"
+        named = {one.content: one for one in self._vocabulary.added}
+        tokens = [self._by_id.get(before), *(named[token] for token in theirs[1::2]), None]
+        kinds = {
+            self._change(mine, said, bool(left and left.rstrip), bool(right and right.lstrip))
+            for mine, said, left, right in zip(ours[::2], theirs[::2], tokens[:-1], tokens[1:], strict=True)
+        }
+        return max(kinds, key=_GRAVITY.index)
+
+    def _change(self, decoded: str, text: str, left: bool, right: bool) -> str:
+        """What became of a stretch of text between two added tokens; `left` and `right`: they strip it there."""
+        if decoded == text:
+            return "same"
+        bare = decoded.removeprefix(" ") if not self._vocabulary.position_free else decoded
+        if bare == text:
+            return "prefixed"
+        if _same_edges(decoded, text) and self._normalised(decoded) == self._normalised(text):
+            return "normalised"
+        kept = text.lstrip() if left else text
+        kept = kept.rstrip() if right else kept
+        if kept != text and any(
+            one == kept or self._normalised(one) == self._normalised(kept) for one in (decoded, bare)
+        ):
+            return "stripped"
+        return "otherwise"
+
     def _normalised(self, text: str) -> str:
         if self._normalizer is None:
             return text
         out: str = self._normalizer.normalize_str(text)
         return out
+
+
+_GRAVITY = ("same", "prefixed", "normalised", "stripped", "otherwise")
+_HARMLESS = {
+    "prefixed": "the tokenizer puts a dummy space before the reply, or behind an added token in it",
+    "normalised": "the tokenizer's normaliser changes the reply (such as NFC)",
+}
 
 
 def _same_edges(decoded: str, text: str) -> bool:

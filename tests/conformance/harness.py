@@ -98,12 +98,16 @@ def control_literals(source: str) -> tuple[list[str], list[str]]:
 
 
 def with_tokens_of(native: NativeTokenizer, source: str) -> NativeTokenizer:
-    """`native` with the template's control tokens, a BOS and an EOS added as special tokens, and its tags as added."""
+    """`native` with the template's control tokens, a BOS and an EOS added as special tokens, and its tags as added.
+
+    Tokens that it has already keep their flags.
+    """
     grown = NativeTokenizer.from_str(native.to_str())
+    has = {token.content for token in grown.get_added_tokens_decoder().values()}
     control, tags = control_literals(source)
-    special = [AddedToken(one, special=True, normalized=False) for one in dict.fromkeys([BOS, EOS, *control])]
-    grown.add_special_tokens(special)
-    grown.add_tokens([AddedToken(one, special=False, normalized=False) for one in tags])
+    special = [one for one in dict.fromkeys([BOS, EOS, *control]) if one not in has]
+    grown.add_special_tokens([AddedToken(one, special=True, normalized=False) for one in special])
+    grown.add_tokens([AddedToken(one, special=False, normalized=False) for one in tags if one not in has])
     return grown
 
 
