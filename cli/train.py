@@ -43,6 +43,7 @@ _OPTIONS: dict[str, tuple[Any, str]] = {
     "global_batch_size": (int, "Bins a step on all processes. Default: those of about 128 examples."),
     "micro_batch_size": (int, "Bins in one forward pass. Default 1."),
     "mode": (str, "fast (default), lean: gradient checkpointing, min: gradients released too."),
+    "parallel": (str, "Under torchrun: ddp (default), or fsdp: weights in shards on all processes."),
     "compile": (bool, "Compile the decoder layers."),
     "precision": (str, "auto (default), bf16: on float32 weights, fp32."),
     "attention": (str, "packed_varlen (default), packed_blocks, or one of transformers."),

@@ -30,6 +30,7 @@ from sftdata_torch.modes import MODES, SteadyCollator, apply_mode, compile_layer
 from sftdata_torch.optim import OPTIMIZERS, ReleasingOptimizer, make_optimizer
 from sftdata_torch.sampler import ElasticSampler
 from sftdata_torch.settings import TrainSettings
+from sftdata_torch.sharded import shard_model
 from sftdata_torch.signals import leave_signals_to_parent
 from sftdata_torch.stream import PackedStream
 from sftdata_torch.weights import load_causal
@@ -226,17 +227,22 @@ def load_learner(
         model = adapt(model, settings, checkpoint)
     mode = MODES[settings.mode]
     apply_mode(model, mode)
-    model.to(device).train()
-    loss_model: nn.Module = LossModel(model, chunk_bytes=mode.chunk_bytes)
+    sharded = settings.parallel == "fsdp"
+    if not sharded:
+        model.to(device)
+    loss_model = LossModel(model.train(), chunk_bytes=mode.chunk_bytes)
     if settings.compile:
         compile_layers(model)
+    if sharded:
+        shard_model(loss_model)
     optimizer = make_optimizer(
         model, settings.optimizer, lr=settings.learning_rate, weight_decay=settings.weight_decay, release=mode.release
     )
-    if dist.is_initialized():
-        loss_model = DistributedDataParallel(loss_model, gradient_as_bucket_view=True)
+    trained: nn.Module = loss_model
+    if dist.is_initialized() and not sharded:
+        trained = DistributedDataParallel(loss_model, gradient_as_bucket_view=True)
     autocast = torch.bfloat16 if computes_bf16 and not master else None
-    return Learner(model, loss_model, optimizer, device, autocast, _files(settings, manifest))
+    return Learner(model, trained, optimizer, device, autocast, _files(settings, manifest))
 
 
 def _load_model(settings: TrainSettings, dtype: torch.dtype, checkpoint: Path | None) -> Any:
@@ -264,14 +270,18 @@ def stored_dtype(settings: TrainSettings) -> torch.dtype:
 
 
 def _check_choices(settings: TrainSettings) -> None:
-    """Gradients that are released cannot be summed, clipped or exchanged."""
-    if not MODES[settings.mode].release:
-        return
+    """Gradients that are released cannot be summed, clipped or exchanged; shards need processes to lie on."""
+    releases, sharded = MODES[settings.mode].release, settings.parallel == "fsdp"
     faults = {
-        "mode min has one micro-batch a step: set micro_batch_size to global_batch_size": settings.global_batch_size
-        != settings.micro_batch_size,
-        "mode min cannot clip gradients: set max_grad_norm to 0": settings.max_grad_norm > 0,
-        "mode min works in one process": dist.is_initialized(),
+        "mode min has one micro-batch a step: set micro_batch_size to global_batch_size": releases
+        and settings.global_batch_size != settings.micro_batch_size,
+        "mode min cannot clip gradients: set max_grad_norm to 0": releases and settings.max_grad_norm > 0,
+        "mode min works in one process": releases and dist.is_initialized(),
+        "parallel fsdp needs several processes: start it with torchrun": sharded and not dist.is_initialized(),
+        "parallel fsdp works with the optimizer adamw": sharded and settings.optimizer != "adamw",
+        "parallel fsdp has not been tried with compile: leave one out": sharded and settings.compile,
+        "adapters are on all layers: leave out freeze_layers or lora_rank": bool(settings.lora_rank)
+        and settings.freeze_layers > 0,
     }
     for fault, present in faults.items():
         if present:

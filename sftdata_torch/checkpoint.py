@@ -25,17 +25,21 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from sftdata.errors import ConfigError, OutputError, ShardError, describe
 from sftdata_torch.optim import ReleasingOptimizer, members
+from sftdata_torch.sharded import cut_like, whole
 
 __all__ = [
     "STATE_FILE",
     "ModelFiles",
+    "OptimizerState",
     "assert_can_be_saved",
     "latest_checkpoint",
     "load_optimizer",
     "load_state",
+    "optimizer_state",
     "prune_checkpoints",
     "save_optimizer",
     "seed_step",
@@ -45,6 +49,8 @@ __all__ = [
 STATE_FILE = "trainer_state.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
 _PART = ".part"
+_PLAIN = (int, float, str, type(None))
+"""What JSON holds of an optimizer's state."""
 
 
 class ModelFiles(NamedTuple):
@@ -55,12 +61,21 @@ class ModelFiles(NamedTuple):
     chat_template: str | dict[str, str] | None
     """The template that rendered the shards; several by name."""
 
-    def write(self, model: Any, folder: Path, dtype: torch.dtype | None = None) -> None:
-        """`model`, adapter or whole, in `dtype` (as it is by default), tokenizer and template into `folder`."""
-        if dtype is None:
-            model.save_pretrained(folder)
-        else:
-            model.save_pretrained(folder, state_dict=_cast(model.state_dict(), dtype))
+    def write(
+        self,
+        model: Any,
+        folder: Path,
+        dtype: torch.dtype | None = None,
+        weights: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        """`model`, adapter or whole, in `dtype` (as it is by default), tokenizer and template into `folder`.
+
+        `weights` is its state dict where the model itself holds but a part of it.
+        """
+        if dtype is not None:
+            weights = _cast(model.state_dict() if weights is None else weights, dtype)
+        model.save_pretrained(folder, **({} if weights is None else {"state_dict": weights}))
+        if dtype is not None:
             _note_dtype(folder / "config.json", dtype)
         if self.tokenizer is not None:
             if self.chat_template is not None:
@@ -162,7 +177,7 @@ def assert_can_be_saved(optimizer: torch.optim.Optimizer | ReleasingOptimizer) -
     for member in members(optimizer):
         for state in member.state.values():
             for key, value in state.items():
-                if type(value) is not torch.Tensor and not isinstance(value, (int, float, str, type(None))):
+                if type(value) not in (torch.Tensor, DTensor) and not isinstance(value, _PLAIN):
                     raise ConfigError(
                         describe(
                             f"its state {key!r} is a {type(value).__qualname__}, which is saved by pickle only",
@@ -172,8 +187,18 @@ def assert_can_be_saved(optimizer: torch.optim.Optimizer | ReleasingOptimizer) -
                     )
 
 
-def save_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer | ReleasingOptimizer) -> None:
-    """State of every weight under the weight's name: tensors as safetensors, numbers as JSON."""
+class OptimizerState(NamedTuple):
+    """The state of every weight under the weight's name."""
+
+    kind: str
+    tensors: dict[str, torch.Tensor]
+    plain: dict[str, dict[str, Any]]
+
+
+def optimizer_state(
+    model: nn.Module, optimizer: torch.optim.Optimizer | ReleasingOptimizer, *, wanted: bool = True
+) -> OptimizerState:
+    """The state of `optimizer`, whole and on the CPU of the ranks that want it; all ranks call it together."""
     names = _names(model)
     tensors: dict[str, torch.Tensor] = {}
     plain: dict[str, dict[str, Any]] = {}
@@ -181,16 +206,23 @@ def save_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimi
         for weight, state in member.state.items():
             for key, value in state.items():
                 if isinstance(value, torch.Tensor):
-                    tensors[f"{names[weight]}/{key}"] = value.detach().cpu().contiguous()
+                    full = whole(value.detach())
+                    if wanted:
+                        tensors[f"{names[weight]}/{key}"] = full.cpu().contiguous()
                 else:
                     plain.setdefault(names[weight], {})[key] = value
-    save_file(tensors, folder / "optimizer.safetensors")
-    description = {"class": _kind(optimizer), "values": plain}
+    return OptimizerState(_kind(optimizer), tensors, plain)
+
+
+def save_optimizer(folder: Path, state: OptimizerState) -> None:
+    """Tensors as safetensors, numbers as JSON."""
+    save_file(state.tensors, folder / "optimizer.safetensors")
+    description = {"class": state.kind, "values": state.plain}
     (folder / "optimizer.json").write_text(json.dumps(description, indent=1, sort_keys=True), encoding="utf-8")
 
 
 def load_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer | ReleasingOptimizer) -> None:
-    """The reverse of `save_optimizer`; every rate and decay stays as `optimizer` was made.
+    """The reverse of `save_optimizer`; every rate and decay stays as `optimizer` was made. All ranks call it together.
 
     Raises ShardError where the state is that of another optimizer or of other weights.
     """
@@ -218,9 +250,17 @@ def load_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimi
         )
     for member in members(optimizer):
         state = member.state_dict()
-        weights = [names[weight] for group in member.param_groups for weight in group["params"]]
-        state["state"] = {at: states[name] for at, name in enumerate(weights) if name in states}
+        weights = [weight for group in member.param_groups for weight in group["params"]]
+        state["state"] = {
+            at: {key: _part_of(value, weight) for key, value in states[names[weight]].items()}
+            for at, weight in enumerate(weights)
+            if names[weight] in states
+        }
         member.load_state_dict(state)
+
+
+def _part_of(value: Any, weight: torch.Tensor) -> Any:
+    return cut_like(value, weight) if isinstance(value, torch.Tensor) else value
 
 
 def _names(model: nn.Module) -> dict[torch.Tensor, str]:

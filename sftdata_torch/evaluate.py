@@ -71,12 +71,14 @@ def evaluate_loss(
     training = model.training
     model.eval()
     try:
-        for at in range(0, len(mine), micro_batch):
-            rows = [bins[place] for place in mine[at : at + micro_batch]]
+        for at in range(0, -(-len(bins) // world), micro_batch):  # as often on every rank: weights may be in shards
+            places = mine[at : at + micro_batch]
+            rows = [bins[place] for place in places or [0]]
             batch = on_device(PackedCollator()(rows), device)
             with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
                 losses, hits = model.token_losses(batch)
-            _add(sums, rows, batch, losses.double().cpu().numpy(), hits.cpu().numpy(), sources, tokenizer)
+            if places:
+                _add(sums, rows, batch, losses.double().cpu().numpy(), hits.cpu().numpy(), sources, tokenizer)
     finally:
         model.train(training)
     if world > 1:

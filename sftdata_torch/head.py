@@ -96,6 +96,10 @@ class LossModel(nn.Module):
         weight, bias, shape = head_of(self.model)
         return chunked_token_losses(hidden, weight, targets, bias=bias, shape=shape, chunk_bytes=self.chunk_bytes)
 
+    def look(self, function: Callable[[nn.Module], None]) -> None:
+        """Call `function` with the model while its weights are whole on this rank, however they are kept."""
+        function(self.model)
+
     def _rows(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Hidden states `[M, H]` of the trained positions and the tokens that follow them, int64 `[M]`."""
         hidden = hidden_states(self.model, batch)[0]

@@ -27,6 +27,7 @@ from sftdata_torch.checkpoint import (
     latest_checkpoint,
     load_optimizer,
     load_state,
+    optimizer_state,
     prune_checkpoints,
     save_optimizer,
     seed_step,
@@ -41,6 +42,7 @@ from sftdata_torch.optim import learning_rate, members, set_learning_rate
 from sftdata_torch.precautions import assert_same_run, look_first
 from sftdata_torch.sampler import Bin, share
 from sftdata_torch.settings import TrainSettings
+from sftdata_torch.sharded import whole_weights
 from sftdata_torch.signals import noted_signals
 from sftdata_torch.step import NonFiniteError, StepResult, train_step
 
@@ -257,8 +259,11 @@ class _Run:
 
     def _save(self) -> None:
         """A checkpoint of this step, written by the first process while the others wait."""
-        folder = self.out / f"checkpoint-{self.done}"
-        if self.rank == 0:
+        folder, learner = self.out / f"checkpoint-{self.done}", self.learner
+        first = self.rank == 0
+        weights = whole_weights(learner.base, wanted=first)
+        updates = optimizer_state(learner.base, learner.optimizer, wanted=first)
+        if first:
             state = {
                 "global_step": self.done,
                 "epoch": self.done / self.data.schedule.steps_per_epoch,
@@ -270,8 +275,8 @@ class _Run:
             }
 
             def fill(part: Path) -> None:
-                self.learner.files.write(self.learner.base, part)
-                save_optimizer(part, self.learner.base, self.learner.optimizer)
+                learner.files.write(learner.base, part, weights=weights)
+                save_optimizer(part, updates)
                 (part / STATE_FILE).write_text(json.dumps(state, indent=1), encoding="utf-8")
 
             write_whole(folder, fill)
@@ -281,10 +286,11 @@ class _Run:
 
     def _save_model(self) -> Path:
         """The model alone, in the dtype that it is to be used in; an adapter stays as it is."""
-        folder = self.out / "model"
+        folder, learner = self.out / "model", self.learner
+        weights = whole_weights(learner.base, wanted=self.rank == 0)
         if self.rank == 0:
             dtype = None if self.settings.lora_rank else stored_dtype(self.settings)
-            write_whole(folder, lambda part: self.learner.files.write(self.learner.base, part, dtype))
+            write_whole(folder, lambda part: learner.files.write(learner.base, part, dtype, weights))
         _wait()
         return folder
 

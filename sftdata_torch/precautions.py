@@ -44,8 +44,10 @@ def look_first(data: Data, learner: Learner) -> None:
         torch.compiler.set_stance("force_eager"),  # shapes of their own are not worth a compilation
     ):
         if len(row["seq_lengths"]) > 1:
-            assert_packing_isolated(learner.base, data.collate([row]))
-        assert_head_is_whole(learner.base, on_device(PackedCollator()([document]), learner.device))
+            packed = data.collate([row])
+            learner.loss_model.look(lambda model: assert_packing_isolated(model, packed))
+        small = on_device(PackedCollator()([document]), learner.device)
+        learner.loss_model.look(lambda model: assert_head_is_whole(model, small))
 
 
 def _packed_row(data: Data) -> Row:

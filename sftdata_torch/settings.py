@@ -47,6 +47,8 @@ class TrainSettings:
     """Bins in one forward pass."""
     mode: str = "fast"
     """`fast`, `lean` (gradient checkpointing) or `min` (gradients released as well)."""
+    parallel: str = "ddp"
+    """What several processes share: `ddp`, nothing but gradients; `fsdp`, weights, gradients and optimizer state."""
     compile: bool = False
     precision: str = "auto"
     """`bf16` computes in bfloat16 on float32 weights, `fp32` in float32; auto is bf16 on a GPU."""
@@ -77,6 +79,7 @@ _POSITIVE = ("epochs", "learning_rate", "micro_batch_size", "keep_checkpoints", 
 _NOT_NEGATIVE = ("weight_decay", "max_grad_norm", "lora_rank", "freeze_layers", "workers", "eval_every", "save_every")
 _WORDS = {
     "mode": ("fast", "lean", "min"),
+    "parallel": ("ddp", "fsdp"),
     "precision": ("auto", "bf16", "fp32"),
     "save_dtype": ("auto", "fp32", "bf16"),
 }

@@ -15,6 +15,7 @@ from sftdata_torch.checkpoint import (
     latest_checkpoint,
     load_optimizer,
     load_state,
+    optimizer_state,
     prune_checkpoints,
     save_optimizer,
     seed_step,
@@ -47,7 +48,7 @@ def stepped(release=False, family="gemma"):
 @pytest.mark.parametrize("release", [False, True])
 def test_optimizer_goes_on_as_if_it_had_never_been_saved(tmp_path, release):
     model, optimizer = stepped(release)
-    save_optimizer(tmp_path, model, optimizer)
+    save_optimizer(tmp_path, optimizer_state(model, optimizer))
     again = causal("gemma")
     again.load_state_dict(model.state_dict())
     restored = make_optimizer(again, lr=1e-2, weight_decay=0.1, release=release)
@@ -60,7 +61,7 @@ def test_optimizer_goes_on_as_if_it_had_never_been_saved(tmp_path, release):
 
 def test_optimizer_of_other_weights_is_refused(tmp_path):
     model, optimizer = stepped()
-    save_optimizer(tmp_path, model, optimizer)
+    save_optimizer(tmp_path, optimizer_state(model, optimizer))
     other = causal("qwen2")
     with pytest.raises(ShardError, match=r"Resume with the optimizer and the trained weights of the run"):
         load_optimizer(tmp_path, other, torch.optim.SGD(other.parameters(), lr=1.0))
