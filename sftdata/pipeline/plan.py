@@ -16,7 +16,7 @@ import msgspec
 from sftdata.config import PrepareConfig
 from sftdata.errors import InputError, describe
 from sftdata.pipeline.mixture import Portion
-from sftdata.sources import Chunk, Input, Scan, resolve, scan
+from sftdata.sources import Chunk, Input, Scan, resolve, scan, state
 from sftdata.version import VERSION
 
 __all__ = [
@@ -47,6 +47,8 @@ class PlannedInput(msgspec.Struct, frozen=True):
     records: int
     findings: list[tuple[int, dict[str, str]]] = []
     """(line, finding) of the container as a whole."""
+    state: str = ""
+    """Size and etag (or time of change) while it was read, where units read it again; "" for what was decoded."""
 
 
 class Extent(msgspec.Struct, frozen=True):
@@ -127,7 +129,16 @@ def read_inputs(
     Raises InputError where nothing is found or an input cannot be read.
     """
     items = resolve(addresses)
-    scans = [scan(item, spool) for item in items]
+    scans: list[Scan] = []
+    states: list[str] = []
+    for item in items:
+        before = state(item, spool)
+        scans.append(scan(item, spool))
+        states.append(state(item, spool))
+        if states[-1] not in {"", before}:
+            raise InputError(
+                describe("it changed while it was read", where=item.address, fix="Run again when it is whole.")
+            )
     names = short_names([item.address for item in items])
     planned = [
         PlannedInput(
@@ -137,8 +148,9 @@ def read_inputs(
             one.sha256,
             one.records,
             [(line, msgspec.to_builtins(finding)) for line, finding in one.findings],
+            held,
         )
-        for item, name, one in zip(items, names, scans, strict=True)
+        for item, name, one, held in zip(items, names, scans, states, strict=True)
     ]
     if not any(one.records for one in planned):
         raise InputError(

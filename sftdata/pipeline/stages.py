@@ -18,11 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from sftdata import formats, sources
+from sftdata.errors import InputError, describe
 from sftdata.pipeline.fit import Fitted, fit_documents, shorten, without
 from sftdata.pipeline.harvest import first_error, is_error
 from sftdata.pipeline.ledger import Ledger, add_counts
 from sftdata.pipeline.measures import Measures
-from sftdata.pipeline.plan import Plan
+from sftdata.pipeline.plan import Plan, PlannedInput
 from sftdata.pipeline.taking import DUPLICATE, Taking
 from sftdata.pipeline.workshop import Workshop
 from sftdata.records import Conversation, DocFlag, Finding, Int32Array, Int64Array, RawRecord, Rejection, TextExample
@@ -75,7 +76,9 @@ class Pending(msgspec.Struct):
 def blocks_of(plan: Plan, index: int, spool: Path) -> Iterator[list[RawRecord]]:
     """The records of a unit in lists of about 1 MiB; none of them is empty."""
     for extent in plan.units[index].extents:
-        item = plan.inputs[extent.input].item
+        planned = plan.inputs[extent.input]
+        item = planned.item
+        _must_be_as_planned(planned, spool)
         blocks = sources.read(
             item,
             extent.start,
@@ -85,6 +88,20 @@ def blocks_of(plan: Plan, index: int, spool: Path) -> Iterator[list[RawRecord]]:
             spool=spool,
         )
         yield from filter(None, blocks)
+        _must_be_as_planned(planned, spool)
+
+
+def _must_be_as_planned(planned: PlannedInput, spool: Path) -> None:
+    """Raises InputError where an input is not what the plan read: its records would be mixed with others."""
+    if planned.state and sources.state(planned.item, spool) != planned.state:
+        raise InputError(
+            describe(
+                "it changed since the run was planned",
+                where=planned.item.address,
+                expected=planned.state,
+                fix="Plan again, as prepare does by itself; where the content is another, start over with --fresh.",
+            )
+        )
 
 
 class Stages:

@@ -7,10 +7,17 @@ so a store may cross a fork or a pickle: opening a local file costs some microse
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 __all__ = ["Store", "open_store"]
+
+_PAUSES = (0.2, 0.5, 1.0, 2.0)
+"""Seconds between tries at a remote store; its client may have retried each of them already."""
+
+Result = TypeVar("Result")
 
 
 class Store(Protocol):
@@ -80,19 +87,18 @@ class _Remote:
     def size(self, name: str) -> int | None:
         filesystem, folder = self._open()
         try:
-            return int(filesystem.size(f"{folder}/{name}"))
+            return _steadily(lambda: int(filesystem.size(f"{folder}/{name}")))
         except FileNotFoundError:
             return None
 
     def read(self, name: str, start: int, stop: int) -> bytes:
         filesystem, folder = self._open()
-        data: bytes = filesystem.cat_file(f"{folder}/{name}", start=start, end=stop)
-        return data
+        return _steadily(lambda: bytes(filesystem.cat_file(f"{folder}/{name}", start=start, end=stop)))
 
     def names(self) -> list[str]:
         filesystem, folder = self._open()
         try:
-            found = filesystem.ls(folder, detail=False)
+            found = _steadily(lambda: filesystem.ls(folder, detail=False))
         except FileNotFoundError:
             return []
         return sorted(str(path).rstrip("/").rpartition("/")[2] for path in found)
@@ -100,3 +106,15 @@ class _Remote:
     def holds_unfinished_run(self) -> bool:
         filesystem, folder = self._open()
         return bool(filesystem.exists(f"{folder}/{_WORK}"))
+
+
+def _steadily(action: Callable[[], Result]) -> Result:
+    """Do `action`, again after a pause where the store fails; raises what the last try raises."""
+    for pause in _PAUSES:
+        try:
+            return action()
+        except (FileNotFoundError, PermissionError):
+            raise
+        except OSError:
+            time.sleep(pause)
+    return action()

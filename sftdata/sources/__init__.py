@@ -14,10 +14,10 @@ from sftdata.records import RawRecord
 from sftdata.sources import hub, plain, streams, tables
 from sftdata.sources import spool as spooled
 from sftdata.sources.items import Chunk, Input, Scan
-from sftdata.sources.opening import is_remote
+from sftdata.sources.opening import is_remote, state_of
 from sftdata.sources.resolve import resolve
 
-__all__ = ["Chunk", "Input", "Scan", "read", "resolve", "scan"]
+__all__ = ["Chunk", "Input", "Scan", "read", "resolve", "scan", "state"]
 
 
 def scan(item: Input, spool: Path) -> Scan:
@@ -47,6 +47,16 @@ def read(
         location = item.location if way == "rows" else str(copy)
         return tables.read(item, start, stop, first_record=first_record, first_line=first_line, location=location)
     return spooled.read(item, start, stop, first_record=first_record, spool=spool)
+
+
+def state(item: Input, spool: Path) -> str:
+    """What changes when an input does that is read where it lies; "" for one that `scan` decoded or copied.
+
+    Compared before and after a stretch is read, so that no two contents are mixed. Raises InputError where it is gone.
+    """
+    if _way_in(item) not in {"lines", "rows"} or tables.copy_path(spool, item).exists():
+        return ""
+    return state_of(item)
 
 
 def _way_in(item: Input) -> str:

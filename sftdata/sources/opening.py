@@ -10,16 +10,52 @@ import hashlib
 import itertools
 import os
 import sys
-from collections.abc import Iterable, Iterator
-from typing import Any, BinaryIO, cast
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any, BinaryIO, TypeVar, cast
 
 from sftdata.errors import ConfigError, InputError, describe
 from sftdata.sources.items import BLOCK, Input
 
-__all__ = ["STDIN", "Hashed", "filesystem", "is_remote", "open_input", "peek", "real_path", "unreadable", "windows"]
+__all__ = [
+    "STDIN",
+    "Hashed",
+    "filesystem",
+    "is_remote",
+    "open_input",
+    "peek",
+    "real_path",
+    "state_of",
+    "steadily",
+    "unreadable",
+    "windows",
+]
 
 STDIN = "-"
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
+
+
+_MARKS = ("ETag", "etag", "md5Hash", "content_md5", "LastModified", "last_modified", "updated", "mtime", "created")
+"""Under what names filesystems tell one content of an object from the next, the surest first."""
+
+
+_PAUSES = (0.2, 0.5, 1.0, 2.0)
+"""Seconds between tries at a remote store; its client may have retried each of them already."""
+
+Result = TypeVar("Result")
+
+
+def steadily(action: Callable[[], Result]) -> Result:
+    """Do `action`, again after a pause where a remote store fails; raises what the last try raises."""
+    for pause in _PAUSES:
+        try:
+            return action()
+        except (FileNotFoundError, PermissionError):
+            raise
+        except OSError:
+            time.sleep(pause)
+    return action()
 
 
 def is_remote(address: str) -> bool:
@@ -52,7 +88,7 @@ def open_input(item: Input) -> BinaryIO:
     try:
         if is_remote(item.location):
             system, path = filesystem(item.location)
-            return cast("BinaryIO", system.open(path, "rb"))
+            return cast("BinaryIO", steadily(lambda: system.open(path, "rb")))
         return open(item.location, "rb", buffering=0)
     except OSError as error:
         raise unreadable(item, error) from error
@@ -67,15 +103,18 @@ def unreadable(item: Input, error: OSError) -> InputError:
 def windows(item: Input, start: int = 0, stop: int | None = None, *, size: int = BLOCK) -> Iterator[bytes]:
     """The raw bytes of an input between two offsets, at most `size` at a time.
 
-    Raises InputError where reading fails, or where the input ends before `stop`: it changed since it was planned.
+    A remote store that fails on the way is gone on with from where it failed. Raises InputError where reading fails, or
+    where the input ends before `stop`: it changed since it was planned.
     """
+    remote = is_remote(item.location)
     with open_input(item) as stream:
         try:
             if start:
                 stream.seek(start)
             position = start
             while stop is None or position < stop:
-                window = stream.read(size if stop is None else min(size, stop - position))
+                wanted = size if stop is None else min(size, stop - position)
+                window = steadily(partial(_read, stream, position, wanted)) if remote else stream.read(wanted)
                 if not window:
                     break
                 position += len(window)
@@ -91,6 +130,30 @@ def windows(item: Input, start: int = 0, stop: int | None = None, *, size: int =
                 fix="It changed since the run began: start over with --fresh.",
             )
         )
+
+
+def _read(stream: BinaryIO, position: int, size: int) -> bytes:
+    if stream.tell() != position:  # an earlier try failed on the way
+        stream.seek(position)
+    return stream.read(size)
+
+
+def state_of(item: Input) -> str:
+    """What tells the bytes of an input from those that it holds after a change: size, and etag or time of change.
+
+    Raises InputError where the input is gone.
+    """
+    try:
+        if not is_remote(item.location):
+            found = os.stat(item.location)
+            return f"{found.st_size} bytes of {found.st_mtime_ns}"
+        system, path = filesystem(item.location)
+        system.invalidate_cache()
+        info = steadily(lambda: system.info(path))
+    except OSError as error:
+        raise unreadable(item, error) from error
+    marks = (info[key] for key in _MARKS if info.get(key))
+    return f"{info.get('size')} bytes of {next(marks, 'an unknown time')}"
 
 
 def real_path(path: str) -> str:

@@ -15,7 +15,7 @@ from sftdata.errors import InputError, describe
 from sftdata.sources import hub
 from sftdata.sources.compression import magic_compression
 from sftdata.sources.items import Input
-from sftdata.sources.opening import STDIN, filesystem, is_remote, peek, real_path, windows
+from sftdata.sources.opening import STDIN, filesystem, is_remote, peek, real_path, steadily, windows
 from sftdata.sources.sniff import HEAD, sniff
 
 __all__ = ["COMPRESSIONS", "KINDS", "resolve"]
@@ -158,10 +158,19 @@ def _is_data(name: str) -> bool:
 
 def _expand_remote(given: str) -> Iterator[str]:
     system, path = filesystem(given)
-    if glob.has_magic(path):
-        names = [name for name in system.glob(path) if not system.isdir(name)]
-    elif system.isdir(path):
-        names = [name for name in system.find(path) if _is_data(name.rpartition("/")[2])]
-    else:
-        names = [path] if system.exists(path) else []
+
+    def found() -> list[str]:
+        if glob.has_magic(path):
+            return [name for name in system.glob(path) if not system.isdir(name)]
+        if system.isdir(path):
+            return [name for name in system.find(path) if _is_data(name.rpartition("/")[2])]
+        return [path] if system.exists(path) else []
+
+    try:
+        names = steadily(found)
+    except OSError as error:
+        why = error.strerror or str(error) or type(error).__name__
+        raise InputError(
+            describe(f"cannot be listed: {why}", where=given, fix="Check the address and access.")
+        ) from error
     yield from (system.unstrip_protocol(name) for name in sorted(names))

@@ -18,8 +18,10 @@ import pytest
 from sftdata.errors import InputError, OutputError
 from sftdata.pipeline.engines import pool
 from sftdata.pipeline.folder import Folder
+from sftdata.pipeline.steps import plan_units, run_planned, seal_planned
 from sftdata.shards import verify
 from tests.pipeline.runs import ROOT, chat, child, contents, go, parts, write_lines
+from tests.pipeline.test_resume_steps import config
 
 _KILLERS = """
 import json, os, signal, sys, time
@@ -199,3 +201,40 @@ def test_a_read_error_ends_in_a_clear_error_and_a_run_that_can_be_resumed(
     monkeypatch.undo()
     assert go(inputs, tmp_path / "out", unit_bytes=1).sealed
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_an_input_that_changes_after_the_plan_is_not_read_as_another(tmp_path: Path) -> None:
+    inputs, out = parts(tmp_path, 3), str(tmp_path / "out")
+    go(inputs, tmp_path / "whole", unit_bytes=1)
+    plan_units(config(inputs, out), unit_bytes=1)
+    run_planned(out, [0])
+    before = inputs[1].read_bytes()
+    inputs[1].write_bytes(before.replace(b"times 7", b"minus 7"))
+    with pytest.raises(InputError, match=r"part-1.jsonl: it changed since the run was planned.*Plan again"):
+        run_planned(out, [1, 2])
+    with pytest.raises(OutputError, match="inputs changed"):
+        plan_units(config(inputs, out), unit_bytes=1)
+    inputs[1].write_bytes(before)
+    with pytest.raises(InputError, match="it changed since the run was planned"):
+        run_planned(out, [1])
+    plan_units(config(inputs, out), unit_bytes=1)
+    assert run_planned(out, [0, 1, 2]) == [1, 2]
+    assert seal_planned(out).sealed
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_an_input_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sftdata.sources import plain
+
+    inputs = parts(tmp_path, 2)
+    read = plain.read
+
+    def grown(item: Any, *args: Any, **kwargs: Any) -> Any:
+        yield from read(item, *args, **kwargs)
+        if item.index == 1:
+            inputs[1].write_bytes(inputs[1].read_bytes() + b"{}\n")
+
+    monkeypatch.setattr(plain, "read", grown)
+    with pytest.raises(InputError, match=r"part-1.jsonl: it changed since the run was planned"):
+        go(inputs, tmp_path / "out", unit_bytes=1)
+    assert not (tmp_path / "out" / "manifest.json").exists()

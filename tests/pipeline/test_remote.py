@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import logging
 import random
 import socket
@@ -14,8 +15,7 @@ from typing import Any
 import fsspec
 import pytest
 
-from sftdata.errors import OutputError
-from sftdata.pipeline import store as store_module
+from sftdata.errors import InputError, OutputError
 from sftdata.pipeline.folder import Folder
 from sftdata.pipeline.steps import plan_units, run_planned, seal_planned
 from sftdata.shards import verify
@@ -29,7 +29,8 @@ def own_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
-    monkeypatch.setattr(store_module, "_PAUSES", (0.0,) * 6)
+    for module in ("pipeline.store", "sources.opening", "shards.store"):
+        monkeypatch.setattr(f"sftdata.{module}._PAUSES", (0.0,) * 6)
 
 
 @pytest.fixture
@@ -113,7 +114,8 @@ def test_a_store_that_goes_away_at_any_call_leaves_a_run_that_can_be_resumed(tmp
     for last in range(0, calls.calls, 5):
         address = f"{memory}-{last}"
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(store_module, "_PAUSES", ())
+            for module in ("pipeline.store", "shards.store"):
+                patch.setattr(f"sftdata.{module}._PAUSES", ())
             Failing(patch, lambda number, last=last: number > last, OSError("no route to host"))  # type: ignore[misc]
             with contextlib.suppress(OutputError):
                 remote_go(inputs, address)
@@ -143,8 +145,6 @@ def test_an_object_that_arrived_short_is_put_again(
 def test_steps_on_other_machines_fetch_what_the_planner_decoded(
     tmp_path: Path, memory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import gzip
-
     inputs = parts(tmp_path, 2)
     packed = inputs[0].with_suffix(".jsonl.gz")
     packed.write_bytes(gzip.compress(inputs[0].read_bytes(), mtime=0))
@@ -163,7 +163,7 @@ def test_steps_on_other_machines_fetch_what_the_planner_decoded(
 
 
 class Flaky:
-    """Between client and server: answers some requests with 503 or 500, or cuts the connection."""
+    """Between client and server: some requests end in 500 or 503, a cut connection, or an answer cut short."""
 
     def __init__(self, app: Callable[..., Iterable[bytes]]) -> None:
         self.app = app
@@ -175,7 +175,9 @@ class Flaky:
         if self.draw.random() >= self.rate:
             return self.app(environ, start_response)
         self.faults += 1
-        kind = self.draw.choice(("500 Internal Server Error", "503 Slow Down", "cut"))
+        kind = self.draw.choice(("500 Internal Server Error", "503 Slow Down", "cut", "short"))
+        if kind == "short":
+            return self._short(environ, start_response)
         if kind == "cut":
             if environ["REQUEST_METHOD"] == "PUT":
                 environ["wsgi.input"].read(10)
@@ -183,6 +185,12 @@ class Flaky:
             raise ConnectionAbortedError
         start_response(kind, [("Content-Type", "application/xml"), ("Content-Length", "0")])
         return [b""]
+
+    def _short(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
+        """Half of what was announced, and the connection is gone."""
+        body = b"".join(self.app(environ, start_response))
+        yield body[: len(body) // 2]
+        environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
 
 
 @pytest.fixture
@@ -230,18 +238,34 @@ def test_from_s3_to_s3_with_two_workers_the_bytes_are_the_same(tmp_path: Path, s
     assert verify("s3://bucket/out").problems == []
 
 
-def test_faults_of_s3_change_no_byte(tmp_path: Path, s3: Flaky) -> None:
+def test_faults_of_s3_change_no_byte_from_s3_to_s3(tmp_path: Path, s3: Flaky) -> None:
     inputs = parts(tmp_path, 3)
+    packed = inputs[1].with_suffix(".jsonl.gz")
+    packed.write_bytes(gzip.compress(inputs[1].read_bytes(), mtime=0))
+    inputs[1] = packed
     go(inputs, tmp_path / "local", unit_bytes=1)
-    s3.rate = 0.15
+    for path in inputs:
+        fsspec.filesystem("s3").put_file(str(path), f"bucket/in/{path.name}")
+    s3.rate = 0.1
     sealed = False
     for _ in range(9):  # as often as somebody would run the same command again
-        with contextlib.suppress(OutputError):
-            sealed = sealed or remote_go(inputs, "s3://bucket/out").sealed
+        with contextlib.suppress(OutputError, InputError):
+            sealed = sealed or remote_go([f"s3://bucket/in/{path.name}" for path in inputs], "s3://bucket/out").sealed
     assert sealed
     s3.rate = 0.0
     assert s3.faults > 5
     assert remote_contents("s3://bucket/out") == contents(tmp_path / "local")
+
+
+def test_an_object_that_changes_after_the_plan_is_not_read_as_another(tmp_path: Path, s3: Flaky) -> None:
+    inputs = parts(tmp_path, 1)
+    system = fsspec.filesystem("s3")
+    system.put_file(str(inputs[0]), "bucket/in/part-0.jsonl")
+    addresses: Any = ["s3://bucket/in/part-0.jsonl"]
+    plan_units(config(addresses, "s3://bucket/out"))
+    system.pipe_file("bucket/in/part-0.jsonl", inputs[0].read_bytes().replace(b"times 7", b"minus 7"))
+    with pytest.raises(InputError, match="it changed since the run was planned"):
+        run_planned("s3://bucket/out", [0])
 
 
 def test_a_process_killed_while_it_writes_to_s3_is_resumed_by_another(tmp_path: Path, s3: Flaky) -> None:

@@ -13,7 +13,7 @@ from sftdata.errors import ConfigError, InputError, OutputError
 from sftdata.pipeline import run as run_module
 from sftdata.pipeline.engines.local import run_units
 from sftdata.shards import open_dataset, verify
-from tests.pipeline.runs import chat, contents, go, long_chat, write_lines
+from tests.pipeline.runs import chat, contents, go, long_chat, parts, write_lines
 
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "data"
 
@@ -53,10 +53,12 @@ def test_two_runs_give_the_same_bytes(chats: Path, tmp_path: Path) -> None:
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
-def test_the_number_of_workers_changes_no_byte(chats: Path, tmp_path: Path) -> None:
-    go(chats, tmp_path / "one", unit_bytes=1, eval="0.1")
-    go(chats, tmp_path / "two", unit_bytes=1, eval="0.1", workers=2)
-    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+def test_the_number_of_workers_changes_no_byte(tmp_path: Path) -> None:
+    inputs = parts(tmp_path, 6)
+    go(inputs, tmp_path / "1", unit_bytes=1, eval="0.1")
+    for workers in (2, 5):
+        go(inputs, tmp_path / str(workers), unit_bytes=1, eval="0.1", workers=workers)
+        assert contents(tmp_path / str(workers)) == contents(tmp_path / "1")
 
 
 def test_one_unit_and_many_hold_the_same_documents(tmp_path: Path) -> None:
