@@ -21,6 +21,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "dedup": ("dedup", "List duplicates and near-duplicates, for prepare --drop."),
     "split": ("split", "Split records into train and eval, copies on one side."),
     "verify": ("verify", "Re-derive every invariant of a dataset from its files alone."),
+    "export": ("export", "Write the rows as other projects keep them: Arrow, Megatron."),
     "inspect": ("inspect", "Show one record or one bin, trained tokens marked."),
     "template": ("template", "List, show and examine chat templates."),
     "formats": ("formats", "List the record formats and how each is recognised."),

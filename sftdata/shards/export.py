@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sftdata.errors import OutputError, ShardError, describe
+from sftdata.errors import OutputError, SftdataError, ShardError, describe
 from sftdata.records import Int32Array
 from sftdata.shards.layout import SCHEMA
 from sftdata.shards.read import Dataset, open_dataset
@@ -38,7 +38,8 @@ def export_arrow(path: str | os.PathLike[str], out: Path, *, split: str = "train
     folder holds uncompressed Arrow streams and two small JSON files, as `Dataset.save_to_disk` leaves them
     (huggingface/datasets, `src/datasets/arrow_dataset.py`).
 
-    Raises OutputError where `out` is there already, ShardError where the set has no such split or is damaged.
+    Raises OutputError where `out` is there already or cannot be written, ShardError where the set has no such split
+    or is damaged.
     """
     shards = open_dataset(path)
     table_of = _documents if unpack else _bins
@@ -79,7 +80,8 @@ def export_megatron(path: str | os.PathLike[str], prefix: Path, *, split: str = 
         .idx  b"MMIDIDX\\0\\0", version 1 (u64), type code (u8; 4 is int32), S sequences (u64), D + 1 (u64) for D
               documents, int32 [S] lengths, int64 [S] byte offsets in the .bin, int64 [D + 1] first sequences
 
-    Raises OutputError where a file is there already, ShardError where the set has no such split or is damaged.
+    Raises OutputError where a file is there already or cannot be written, ShardError where the set has no such split
+    or is damaged.
     """
     shards = open_dataset(path)
     columns = ("input_ids", "labels")
@@ -169,12 +171,19 @@ def _made(target: Path) -> Iterator[Path]:
         raise OutputError(describe("it is there already", where=str(target), fix="Choose another name, or remove it."))
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         temporary.replace(target)
+    except SftdataError:
+        raise
+    except OSError as error:
+        fix = "Look at the disk's free space and at who may write there."
+        raise OutputError(describe(f"it cannot be written: {error}", where=str(target), fix=fix)) from error
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)
-        temporary.unlink(missing_ok=True)
+        elif temporary.exists():
+            temporary.unlink()
 
 
 def _no_rows(shards: Dataset, split: str) -> ShardError:

@@ -78,6 +78,27 @@ def test_megatron_files_hold_one_document_a_sequence(shards, tmp_path, split, bi
     assert len(list(tmp_path.iterdir())) == 4
 
 
+@pytest.mark.filterwarnings("ignore")  # of packages for GPUs that are not here
+def test_megatron_files_are_read_by_megatron(shards, tmp_path):
+    found = pytest.importorskip("megatron.core.datasets.indexed_dataset", reason="megatron-core is not installed")
+    export_megatron(shards, tmp_path / "set")
+    for column, name in enumerate(("set_input_ids", "set_labels")):
+        for mapped in (True, False):
+            theirs = found.IndexedDataset(str(tmp_path / name), mmap=mapped)
+            expected = [document[column] for document in documents(BINS)]
+            assert len(theirs) == len(expected)
+            assert theirs.document_indices.tolist() == list(range(len(expected) + 1))
+            assert all(np.array_equal(theirs[place], ids) for place, ids in enumerate(expected))
+
+
+@pytest.mark.parametrize("export", [export_arrow, export_megatron])
+def test_export_makes_the_folders_above_it_and_says_what_cannot_be_written(shards, tmp_path, export):
+    assert export(shards, tmp_path / "new" / "folder" / "out") > 0
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(OutputError, match=r"/file/out\S*: it cannot be written: .* Look at the disk"):
+        export(shards, tmp_path / "file" / "out")
+
+
 @pytest.mark.parametrize("export", [export_arrow, export_megatron])
 def test_export_overwrites_nothing_and_leaves_nothing_half_written(shards, tmp_path, export, monkeypatch):
     export(shards, tmp_path / "out")
