@@ -99,6 +99,7 @@ def _run(settings: Any, policy: Any, wishes: dict[str, Any]) -> int:
             near_duplicates=bool(wishes.get("near_duplicates")),
             eval_inputs=tuple(wishes.get("eval_set") or ()),
             repair=bool(wishes.get("fix")),
+            codes=policy.codes,
             progress=progress,
         )
     with checked:

@@ -17,7 +17,7 @@ from sftdata.checks.secrets import secrets
 from sftdata.checks.structure import structure
 from sftdata.records import Conversation, Finding
 
-__all__ = ["CHECKS", "examine"]
+__all__ = ["CHECKS", "CODES", "examine"]
 
 CHECKS = {
     "characters": odd_characters,
@@ -30,6 +30,14 @@ CHECKS = {
     "endings": cut_replies,
 }
 """Each takes a conversation and yields findings, at most one a rule and message."""
+
+CODES = frozenset(
+    [
+        *("SFT003", "SFT005", "SFT006", "SFT007", "SFT010", "SFT111", "SFT121"),
+        *("SFT706", "SFT707", "SFT708", "SFT709", "SFT710", "SFT714"),
+    ]
+)
+"""The rules that they look for."""
 
 
 def examine(conversation: Conversation) -> tuple[Finding, ...]:

@@ -16,21 +16,21 @@ __all__ = ["unfilled"]
 
 _BRACES = re.compile(r"\{\{ ?[A-Za-z_][\w .-]{0,39}\}\}|\$\{\{ ?[\w.]{1,40} ?\}\}")
 _FORMS = re.compile(r"\[(?:INSERT|YOUR|ENTER|ADD) [A-Z][A-Z0-9 _'/-]{1,40}\]|<(?:INSERT|YOUR)[ _][A-Z_ ]{2,40}>")
+_FORM_LIKE = re.compile(r"[\[<](?:INSERT|YOUR|ENTER|ADD)")
 _CODE_LIKE = re.compile(r"\{%|</|/>|=>|\bdef \w+\(|\bfunction\b|\bclass \w+[:{(]|;\s*\n|\\frac|\\begin|\\text")
 
 
 def unfilled(conversation: Conversation) -> Iterator[Finding]:
     """One finding a turn whose text holds `{{name}}` or `[INSERT NAME]` that no turn before it holds."""
-    said = ""
-    for message, pointer in zip(conversation.messages, conversation.pointers, strict=True):
+    for index, message in enumerate(conversation.messages):
         text = message.content
-        if not text:
+        if not text or not ("{{" in text or (("[" in text or "<" in text) and _FORM_LIKE.search(text))):
             continue
-        if "{{" in text or "[" in text or "<" in text:
-            found = _placeholder(text)
-            if found is not None and message.role != "tool" and found not in said:
-                yield Finding("SFT714", f"{found!r} was not filled in", pointer)
-        said += text
+        found = _placeholder(text)
+        if found is None or message.role == "tool":
+            continue
+        if not any(found in (one.content or "") for one in conversation.messages[:index]):
+            yield Finding("SFT714", f"{found!r} was not filled in", conversation.pointers[index])
 
 
 def _placeholder(text: str) -> str | None:

@@ -17,12 +17,12 @@ __all__ = ["refusals"]
 _OPENING = 240
 _NOT = r"(?:can(?:'|’)?t|cannot|can not|(?:am|'m|’m) (?:unable|not able)|won(?:'|’)t|will not|am not programmed)"
 _REFUSED = re.compile(
-    rf"\A\W*(?:(?:I(?:'m|’m| am)|We are)? ?(?:very |so |really )?(?:sorry|afraid)|(?:I|My|We) (?:do )?apologi[sz]e\w*|"
+    rf"\W*(?:(?:I(?:'m|’m| am)|We are)? ?(?:very |so |really )?(?:sorry|afraid)|(?:I|My|We) (?:do )?apologi[sz]e\w*|"
     rf"Sorry|Unfortunately)\b[^.!?\n]{{0,60}}\b(?:I|we) ?{_NOT}\b"
-    rf"|\A\W*I {_NOT}(?: be able)?(?: to)? (?:assist|help|provide|comply|fulfil|create|generate|write|answer|do|"
+    rf"|\W*I {_NOT}(?: be able)?(?: to)? (?:assist|help|provide|comply|fulfil|create|generate|write|answer|do|"
     r"access|browse|offer|engage|support|discuss)\b"
-    r"|\A\W*(?:很抱歉|抱歉|对不起)[，,]?[^。！？\n您你]{0,20}(?:无法|不能|没有办法)"
-    r"|\A\W*(?:Lo siento|Désolé|Je suis désolé|Es tut mir leid|Desculpe)\b[^.!?\n]{0,60}\b"
+    r"|\W*(?:很抱歉|抱歉|对不起)[，,]?[^。！？\n您你]{0,20}(?:无法|不能|没有办法)"
+    r"|\W*(?:Lo siento|Désolé|Je suis désolé|Es tut mir leid|Desculpe)\b[^.!?\n]{0,60}\b"
     r"(?:no puedo|ne peux pas|kann ich|ich kann|não posso)\b",
     re.IGNORECASE,
 )
@@ -41,7 +41,7 @@ _HINTS = ("AI", "language model", "rtificial", "ntelligence", "KI", "Sprachmodel
 def refusals(conversation: Conversation) -> Iterator[Finding]:
     """One finding a reply that refuses, or that speaks of itself as a model."""
     for text, pointer, _ in replies(conversation):
-        refused = _REFUSED.search(text, 0, _OPENING)
+        refused = _REFUSED.match(text, 0, _OPENING)
         if refused:
             yield Finding("SFT706", f"the reply refuses: {_quoted(refused.group())}", pointer)
         elif any(hint in text for hint in _HINTS):

@@ -7,6 +7,7 @@ almost nothing. Tables of numbers, rulers and code are left alone.
 from __future__ import annotations
 
 import itertools
+import operator
 import zlib
 from collections.abc import Iterator
 
@@ -26,25 +27,26 @@ def loops(conversation: Conversation) -> Iterator[Finding]:
     for text, pointer, _ in replies(conversation):
         if len(text) < 4 * _WORD_RUN:
             continue
-        word = _repeated_word(text)
+        words = text.split()
+        word = _repeated_word(words)
         if word is not None:
             yield Finding("SFT708", f"{word[:20]!r} is said {_WORD_RUN} times or more in a row", pointer)
             continue
-        if len(text) < _LEAST or not _suspicious(text):
+        if len(text) < _LEAST or not _suspicious(text, words):
             continue
         data = prose(text).encode("utf-8", "replace")
         if len(data) >= _LEAST and len(zlib.compress(data, 1)) < _RATIO * len(data):
             yield Finding("SFT708", f"{len(data)} bytes repeat themselves more than tenfold", pointer)
 
 
-def _suspicious(text: str) -> bool:
+def _suspicious(text: str, words: list[str]) -> bool:
     """Whether compressing is worth its time: few different words, or hardly any spaces."""
-    words = text.split()
     return len(words) * 25 < len(text) or len(set(words)) * 3 < len(words)
 
 
-def _repeated_word(text: str) -> str | None:
-    words = text.split()
+def _repeated_word(words: list[str]) -> str | None:
+    if True not in map(operator.eq, words, itertools.islice(words, 1, None)):
+        return None
     run = 1
     for before, word in itertools.pairwise(words):
         if word != before:

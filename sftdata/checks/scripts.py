@@ -26,6 +26,7 @@ _SCRIPTS = {
     "Han or Kana": re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+"),
 }
 _LEAST, _SHARE = 24, 0.9
+_NO_LETTERS = bytes(code for code in range(128) if not chr(code).isalpha())
 _LANGUAGES = re.compile(
     r"transl|language|english|chinese|russian|arabic|japanese|korean|hebrew|hindi|greek|thai|french|german|spanish|"
     r"latin|pinyin|romani[sz]|code|python|java|sql|html|"
@@ -40,8 +41,12 @@ def script_of(text: str) -> str | None:
     >>> script_of("Welche Stadt ist die größte Europas?"), script_of("Какой город самый большой в Европе?")
     ('Latin', 'Cyrillic')
     """
-    if text.isascii():
-        return "Latin" if sum(map(len, _SCRIPTS["Latin"].findall(text))) >= _LEAST else None
+    plain = text.encode("ascii", "ignore")
+    latin, other = len(plain.translate(None, _NO_LETTERS)), len(text) - len(plain)
+    if not other:
+        return "Latin" if latin >= _LEAST else None
+    if latin >= _LEAST and latin * (1 - _SHARE) >= other * _SHARE:  # whatever the other characters are
+        return "Latin"
     counts = {name: sum(map(len, letters.findall(text))) for name, letters in _SCRIPTS.items()}
     name, most = max(counts.items(), key=lambda pair: pair[1])
     total = sum(counts.values())

@@ -69,14 +69,19 @@ _BY_PREFIX: tuple[tuple[str, str, re.Pattern[str], Callable[[str], bool]], ...] 
 )
 """(what it is, a substring that every case holds, the pattern, a last test of the match)."""
 
+_HINTS = tuple(hint for _, hint, _, _ in _BY_PREFIX)
+
 _IN_DIGITS: tuple[tuple[str, re.Pattern[str], Callable[[str], bool]], ...] = (
     ("a payment card number", re.compile(r"(?<![\w.-])[3-6]\d{3}([ -]?)\d{4}\1\d{4}\1\d{1,7}(?![\w.-]?\d)"), _luhn),
     ("an IBAN", re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b"), _iban),
     ("a social security number", re.compile(r"(?<![\w-])\d{3}-\d{2}-\d{4}(?![\w-])"), _social_security),
 )
-_TWO = re.compile("[0-9][0-9]")
-_DIGITS = re.compile("[0-9]{4}[ -]?[0-9]{4}|[0-9]-[0-9]{2}-[0-9]|[A-Z]{2}[0-9]{2} ?[A-Z0-9]{4}")
-"""What every one of them holds; most texts end at the first, which is fast."""
+_SHAPES = (b"00000000", b"0000 0000", b"0000-0000", b"000-00-0000", b"AA00")
+"""What every one of them holds, with 0 for a digit and A for a capital: looked for as substrings, which is fast."""
+_TO_SHAPE = bytes(
+    ord("0") if chr(code).isdigit() else ord("A") if chr(code).isupper() else code if code < 128 else 0
+    for code in range(256)
+)
 
 _MAIL = re.compile(r"(?<![\w.+'\"=-])[\w.+-]{2,64}@(?:[\w-]+\.)+[A-Za-z]{2,24}\b")
 _NO_PERSON = re.compile(
@@ -90,17 +95,29 @@ _NO_PERSON = re.compile(
 
 def secrets(conversation: Conversation) -> Iterator[Finding]:
     """One finding a text that holds something of the kind, naming the kind and nothing of the value."""
+    if not _may_hold("\n".join([text for text, _ in texts(conversation)])):
+        return
     for text, pointer in texts(conversation):
         found = sorted(set(_kinds(text)))
         if found:
             yield Finding("SFT707", f"what looks like {', '.join(found)}", pointer)
 
 
+def _may_hold(whole: str) -> bool:
+    """Whether any pattern could match: one look at a whole conversation, which most do not pass."""
+    return "@" in whole or _has_shape(whole) or any(hint in whole for hint in _HINTS)
+
+
+def _has_shape(text: str) -> bool:
+    shape = text.encode("ascii", "replace").translate(_TO_SHAPE)
+    return any(one in shape for one in _SHAPES)
+
+
 def _kinds(text: str) -> Iterator[str]:
     for what, hint, pattern, real in _BY_PREFIX:
         if hint in text and any(real(match.group(match.re.groups)) for match in pattern.finditer(text)):
             yield what
-    if _TWO.search(text) and _DIGITS.search(text):
+    if _has_shape(text):
         for what, pattern, real in _IN_DIGITS:
             if any(real(match.group()) for match in pattern.finditer(text)):
                 yield what

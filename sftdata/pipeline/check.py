@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from sftdata import formats
+from sftdata import checks, formats
 from sftdata.config import PrepareConfig
 from sftdata.errors import OutputError, describe
 from sftdata.pipeline.examine import DOCUMENTS, RECORDS, Bench, Examined, Found, Wishes, open_bench
@@ -42,6 +42,8 @@ __all__ = ["Checked", "check"]
 
 _NO_LIMIT = 1 << 24
 _ASKED = frozenset({"user"})
+_COMPARED = frozenset({"SFT701", "SFT702", "SFT703", "SFT704", "SFT705", "SFT711"})
+"""Rules that need the keys of all records."""
 
 
 class Checked:
@@ -135,13 +137,16 @@ def check(
     near_duplicates: bool = False,
     eval_inputs: tuple[str, ...] = (),
     repair: bool = False,
+    codes: frozenset[str] | None = None,
     progress: Progress | None = None,
     unit_bytes: int | None = None,
 ) -> Checked:
     """Take every record of the inputs through all stages and look at what it says.
 
     `config.tokenizer` may be empty: then the rules about templates, tokens, masks and lengths are skipped, and said to
-    be. Use the result in a `with` statement. Raises ConfigError and InputError as `prepare` does.
+    be. `codes` are the rules that are wanted, all by default: work that only others need is left out; what is found on
+    the way of every record is in the result all the same. Use the result in a `with` statement. Raises ConfigError and
+    InputError as `prepare` does.
     """
     told = progress or Silent()
     config = msgspec.structs.replace(config, drop=None, sources={}, stats=None)  # a check looks at every record
@@ -158,6 +163,8 @@ def check(
             eval_texts=tuple(said(one, _ASKED) or said(one) for one in items),
             eval_keys=tuple(keys_of(one).content for one in items),
             repair=repair,
+            texts=codes is None or not checks.CODES.isdisjoint(codes),
+            keys=codes is None or not _COMPARED.isdisjoint(codes),
         )
         checked.plan, checked.serving = plan, serving
         told.stage("checking", plan.records)
@@ -289,7 +296,8 @@ def _settle(checked: Checked, wishes: Wishes) -> None:
     facts["tokens"] = {"train": sum(unit.tokens for unit in checked.examined)}
     facts["notes"] = checked.serving.notes if checked.serving else []
     near = [Signatures(checked.work, f"near-{one.index:05d}") for one in checked.examined]
-    checked.later += about_records(checked, near if wishes.near_duplicates else None)
+    if wishes.keys:
+        checked.later += about_records(checked, near if wishes.near_duplicates else None)
     checked.later += about_dataset(checked, facts, ledger)
     for found in checked.later:
         add_counts(facts["rules"], {found.code: 1})

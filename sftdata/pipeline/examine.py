@@ -22,7 +22,7 @@ from sftdata.pipeline.plan import Plan
 from sftdata.pipeline.repair import repaired
 from sftdata.pipeline.stages import Pending, Stages, blocks_of
 from sftdata.pipeline.workshop import Workshop, open_workshop, options_by_input
-from sftdata.quality.keys import key, keys_of, said
+from sftdata.quality.keys import Keys, key, keys_of, said
 from sftdata.quality.leakage import EvalIndex
 from sftdata.quality.near import Signatures
 from sftdata.records import Conversation, Finding, Int32Array, Int64Array, RawRecord, TextExample
@@ -38,6 +38,9 @@ RECORDS = np.dtype(
 """One row a readable record; `asked` is the length of its user turns in characters."""
 DOCUMENTS = np.dtype([("record_id", "<i8"), ("length", "<i4"), ("trained", "<i4")])
 """One row a document that would be written."""
+
+
+_NO_KEYS = Keys(0, 0, 0, 0)
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -65,6 +68,10 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True):
     eval_keys: tuple[int, ...] = ()
     repair: bool = False
     """Write readable records anew, in normal form."""
+    texts: bool = True
+    """Ask the rules about texts."""
+    keys: bool = True
+    """Make the keys by which records are compared."""
 
 
 class Examined(msgspec.Struct):
@@ -175,7 +182,7 @@ class _Sink:
     def look(self, raw: RawRecord, conversation: Conversation) -> tuple[Finding, ...]:
         """What the rules about texts find; keys and texts are put aside for the rules about the dataset."""
         number, _ = self.names[raw.source]
-        keys = keys_of(conversation)
+        keys = keys_of(conversation) if self.bench.wishes.keys else _NO_KEYS
         asked = sum(len(one.content or "") for one in conversation.messages if one.role == "user")
         row = (raw.record_id, raw.line, number, asked, keys.content, keys.prompt, keys.answer, keys.system)
         self.records.append(row)
@@ -188,7 +195,7 @@ class _Sink:
             self.repaired.write(msgspec.json.encode(record) + b"\n")
             if change is not None and self.changes is not None:
                 self.changes.write(msgspec.json.encode(change) + b"\n")
-        return checks.examine(conversation)
+        return checks.examine(conversation) if self.bench.wishes.texts else ()
 
     def reject(self, raw: RawRecord, findings: tuple[Finding, ...]) -> None:
         """Everything that was found in a record that is not written."""

@@ -22,11 +22,12 @@ from sftdata.pipeline.unit import SPLITS, UnitResult, unit_stem
 from sftdata.shards import FileEntry
 from sftdata.sources.spool import spool_path
 
-__all__ = ["CARD", "MANIFEST", "REPORT", "Folder", "Move", "final_names"]
+__all__ = ["CARD", "MANIFEST", "PAGE", "REPORT", "Folder", "Move", "final_names"]
 
 MANIFEST = "manifest.json"
 CARD = "README.md"
 REPORT = "report.json"
+PAGE = "report.html"
 _PLAN = f"{WORK}/plan.json"
 _OURS = ("manifest.json", "report.json", "report.html", "README.md", "rejected.jsonl", "partial.jsonl")
 _SHARDS = tuple(f"{split}-*-of-*.parquet" for split in SPLITS)
@@ -179,6 +180,10 @@ class Folder:
         return True
 
     # inputs that were decoded
+
+    def decoded(self) -> int:
+        """Bytes of inputs that were decoded on this machine because they cannot be entered in the middle."""
+        return sum(path.stat().st_size for path in self.scratch.glob("input-*"))
 
     def share_spool(self) -> None:
         """Put decoded inputs where other machines find them; on a disk that machines share they lie there already."""

@@ -13,8 +13,8 @@ from sftdata.records import IGNORE_INDEX, Conversation, Int32Array
 
 __all__ = ["LIMITS", "Measures"]
 
-LIMITS = tuple(sorted(size << shift for shift in range(6, 19) for size in (2, 3)))
-"""Maximum lengths that the truncation curve is known at: 128, 192, 256, 384, ... 786,432."""
+LIMITS = tuple(sorted(size << shift for shift in range(4, 19) for size in (2, 3)))
+"""Maximum lengths that the truncation curve is known at: 32, 48, 64, 96, 128, ... 786,432."""
 _SHARES = 20
 
 

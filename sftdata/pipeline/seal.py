@@ -15,10 +15,11 @@ from typing import Any
 import msgspec
 
 from sftdata.errors import OutputError, describe
-from sftdata.pipeline.folder import CARD, MANIFEST, REPORT, Folder, Move, final_names
+from sftdata.pipeline.folder import CARD, MANIFEST, PAGE, REPORT, Folder, Move, final_names
 from sftdata.pipeline.ledger import Ledger, add_counts
 from sftdata.pipeline.plan import FORMAT_VERSION, Plan
 from sftdata.pipeline.serving import Serving
+from sftdata.pipeline.shown import Rejects, run_page
 from sftdata.pipeline.store import RESUME, WORK
 from sftdata.pipeline.unit import SIDECARS, SPLITS, UnitResult, unit_stem
 from sftdata.report.card import dataset_card
@@ -48,7 +49,7 @@ def seal(plan: Plan, folder: Folder, serving: Serving, results: Sequence[UnitRes
     if missing:
         raise OutputError(
             describe(
-                f"{len(missing)} of {len(plan.units)} units are not done, the first is {missing[0]}",
+                f"{len(missing)} of {len(plan.units)} units are not done: {_ranges(missing)}",
                 where=folder.address,
                 fix=f"Run them: sftdata unit run {folder.address} --index {missing[0]}, or the same prepare command.",
             )
@@ -64,7 +65,8 @@ def seal(plan: Plan, folder: Folder, serving: Serving, results: Sequence[UnitRes
                 fix="This is a defect of sftdata: please report it with the plan and the input.",
             )
         )
-    sidecars = {f"{name}.jsonl": _concatenate(results, folder, name) for name in SIDECARS}
+    rejects = Rejects()
+    sidecars = {f"{name}.jsonl": _concatenate(results, folder, name, rejects) for name in SIDECARS}
     if not sidecars["partial.jsonl"].bytes:
         folder.store.remove("partial.jsonl")
         del sidecars["partial.jsonl"]
@@ -76,11 +78,13 @@ def seal(plan: Plan, folder: Folder, serving: Serving, results: Sequence[UnitRes
     )
     if reason:
         folder.store.write(REPORT, _pretty(report))
+        folder.store.write(PAGE, run_page(report, rejects, None, serving, folder.address))
         return Outcome(False, folder.address, report)
     _move(moves, folder)
     manifest = _manifest(plan, ledger, serving, facts, moves, sidecars)
     folder.store.write(CARD, dataset_card(manifest).encode())
     folder.store.write(REPORT, _pretty(report))
+    folder.store.write(PAGE, run_page(report, rejects, manifest, serving, folder.address))
     folder.store.write(MANIFEST, dump_manifest(manifest))
     folder.store.remove(WORK)
     return Outcome(True, folder.address, report)
@@ -94,6 +98,14 @@ def left_alone(folder: Folder) -> Outcome:
     except msgspec.DecodeError:  # somebody wrote into it; the dataset is none the worse
         report = {}
     return Outcome(True, folder.address, report, unchanged=True)
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers as a Slurm array takes them: `_ranges([0, 2, 3, 4])` is `"0,2-4"`."""
+    all_of_them = set(numbers)
+    begins = [one for one in numbers if one - 1 not in all_of_them]
+    ends = [one for one in numbers if one + 1 not in all_of_them]
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(begins, ends, strict=True))
 
 
 def _refusal(plan: Plan, ledger: Ledger) -> str:
@@ -121,8 +133,8 @@ def _move(moves: Sequence[Move], folder: Folder) -> None:
             )
 
 
-def _concatenate(results: Sequence[UnitResult], folder: Folder, name: str) -> SidecarEntry:
-    """Join the units' reject files, checked against their commit records."""
+def _concatenate(results: Sequence[UnitResult], folder: Folder, name: str, rejects: Rejects) -> SidecarEntry:
+    """Join the units' reject files, checked against their commit records; `rejects` sees the rejected records."""
     whole, size = hashlib.sha256(), 0
     temporary = folder.scratch / f".{name}.jsonl.tmp"
     with temporary.open("wb") as out:
@@ -131,6 +143,8 @@ def _concatenate(results: Sequence[UnitResult], folder: Folder, name: str) -> Si
             data = folder.store.read(part)
             if data is None or hashlib.sha256(data).hexdigest() != result.sidecars[name].sha256:
                 raise OutputError(describe("a unit's file changed", where=f"{folder.address}/{part}", fix=RESUME))
+            if name == "rejected":
+                rejects.look(data)
             out.write(data)
             whole.update(data)
             size += len(data)

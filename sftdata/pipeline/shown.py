@@ -1,27 +1,36 @@
-"""The rows that a check's report shows: the first of every rule, and some at random; taken through the stages again.
+"""The rows that the page of a check or a run shows, and the page itself.
 
-What lives here: choosing and preparing those rows, and writing the file. What must not: the page (`report.html`).
+    check   the first records of every rule and some at random, taken through the stages again
+    run     documents at random, and those that were cut, read back from the shards; rejected records from their file
+
+What lives here: choosing and preparing those rows. What must not: the page (`report.html`).
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from sftdata import formats
 from sftdata.pipeline.stages import blocks_of
 from sftdata.pipeline.workshop import Workshop, open_workshop
-from sftdata.records import RawRecord, Rejection
-from sftdata.report.html import ShownRow, render, shown_row
+from sftdata.records import DocFlag, RawRecord, Rejection
+from sftdata.report.html import ShownRow, raw_row, render, shown_row
 from sftdata.report.view import ShownDocument
+from sftdata.rules import RULES
+from sftdata.shards import DamageError, Dataset, Manifest
+from sftdata.shards.store import open_store
 from sftdata.tokenizers import ReferenceEngine
 
 if TYPE_CHECKING:
     from sftdata.pipeline.check import Checked
+    from sftdata.pipeline.serving import Serving
 
-__all__ = ["write_report"]
+__all__ = ["Rejects", "run_page", "write_report"]
 
 _A_RULE, _AT_RANDOM, _PLACES = 2, 12, 20
 
@@ -29,20 +38,20 @@ _A_RULE, _AT_RANDOM, _PLACES = 2, 12, 20
 def write_report(checked: Checked, result: Any, path: Path) -> None:
     """Write the page of a check that is decided."""
     places: dict[str, list[Any]] = {}
-    rules: dict[int, set[str]] = {}
+    found_in: dict[int, list[Any]] = {}
     for found in result.findings():
         kept = places.setdefault(found.code, [])
         if len(kept) < _PLACES:
             kept.append(found)
-        wanted = sum(found.code in codes for codes in rules.values()) < _A_RULE
-        if found.record_id is not None and (wanted or found.record_id in rules):
-            rules.setdefault(found.record_id, set()).add(found.code)
+        wanted = sum(any(one.code == found.code for one in those) for those in found_in.values()) < _A_RULE
+        if found.record_id is not None and (wanted or found.record_id in found_in):
+            found_in.setdefault(found.record_id, []).append(found)
     rows: list[ShownRow] = []
     if checked.serving is not None:
         known = checked.records()["record_id"].tolist()
         for record in random.Random(0).sample(known, min(_AT_RANDOM, len(known))):  # noqa: S311 - a sample to look at
-            rules.setdefault(record, set())
-        rows = list(_rows(checked, rules))
+            found_in.setdefault(record, [])
+        rows = list(_rows(checked, found_in))
     counted = {one.code: one for one in result.statuses if one.count}
     reasons: dict[str, list[str]] = {}
     for one in result.statuses:
@@ -60,25 +69,46 @@ def write_report(checked: Checked, result: Any, path: Path) -> None:
     path.write_text(render(report, rows, places), encoding="utf-8")
 
 
-def _rows(checked: Checked, rules: dict[int, set[str]]) -> Iterator[ShownRow]:
+def _rows(checked: Checked, found_in: Mapping[int, Sequence[Any]]) -> Iterator[ShownRow]:
     plan, serving = checked.plan, checked.serving
     assert plan is not None
     assert serving is not None
     shop = open_workshop(plan, (serving.files, serving.vocabulary))
-    engine = ReferenceEngine(serving.vocabulary)
-    special = frozenset(one.id for one in serving.vocabulary.added)
+    decode, special = _decoder(serving)
     for unit in plan.units:
-        wanted = {one for one in rules if unit.first_record <= one < unit.first_record + unit.records}
+        wanted = {one for one in found_in if one in unit.record_ids}
         for block in blocks_of(plan, unit.index, checked.work) if wanted else ():
             for raw in block:
-                if raw.record_id in wanted:
-                    for document in _documents(raw, shop):
-                        yield shown_row(
-                            document, lambda ids: engine.decode([ids])[0], special, sorted(rules[raw.record_id])
-                        )
+                if raw.record_id not in wanted:
+                    continue
+                codes, notes = _told(found_in[raw.record_id])
+                documents = list(_documents(raw, shop))
+                for document in documents:
+                    shown = msgspec.structs.replace(document, notes=(*document.notes, *notes))
+                    yield shown_row(shown, decode, special, codes)
+                if not documents:
+                    title = f"record {raw.record_id} ({shop.names.get(raw.source, raw.source)}:{raw.line})"
+                    value = raw.value if raw.raw is None else raw.raw.decode("utf-8", "replace")
+                    yield raw_row(title, value, codes, notes)
             wanted -= {raw.record_id for raw in block}
             if not wanted:
                 break
+
+
+def _told(findings: Sequence[Any]) -> tuple[list[str], tuple[str, ...]]:
+    """The codes of some findings, and each in words."""
+    codes = sorted({one.code for one in findings})
+    words = (
+        f"{one.code} {RULES[one.code].name}: {one.message}{f' at {one.pointer}' if one.pointer else ''}"
+        for one in findings[:_PLACES]
+    )
+    return codes, tuple(words)
+
+
+def _decoder(serving: Serving) -> tuple[Callable[[Sequence[int]], str], frozenset[int]]:
+    """How ids are read, and which of them are control tokens."""
+    engine = ReferenceEngine(serving.vocabulary)
+    return lambda ids: engine.decode([ids])[0], frozenset(one.id for one in serving.vocabulary.added)
 
 
 def _documents(raw: RawRecord, shop: Workshop) -> Iterator[ShownDocument]:
@@ -101,3 +131,101 @@ def _documents(raw: RawRecord, shop: Workshop) -> Iterator[ShownDocument]:
         ids = encoded.input_ids[at : at + length].tolist()
         yield ShownDocument(f"{where}: {length:,} tokens, {trained:,} trained", ids, labels)
         at += length
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a rule found something in a record that is not written."""
+
+    source: str
+    line: int
+    pointer: str
+    message: str
+
+
+class Rejects:
+    """The first rejected records of every rule, picked from the lines of `rejected.jsonl`."""
+
+    _LOOKED_AT = 5_000
+
+    def __init__(self) -> None:
+        self.places: dict[str, list[Place]] = {}
+        self.rows: list[ShownRow] = []
+        self._seen = 0
+        self._shown: dict[str, int] = {}
+
+    def look(self, lines: bytes) -> None:
+        """Take in the lines of one unit; after some thousand of a run nothing new is looked for."""
+        start = 0
+        while start < len(lines) and self._seen < self._LOOKED_AT:
+            end = lines.index(b"\n", start)
+            self._seen += 1
+            self._take(lines[start:end])
+            start = end + 1
+
+    def _take(self, line: bytes) -> None:
+        import json  # records may hold lone surrogates, which faster parsers refuse
+
+        reject = json.loads(line)
+        findings = reject["findings"]
+        for one in findings:
+            kept = self.places.setdefault(one["code"], [])
+            if len(kept) < _PLACES:
+                kept.append(Place(reject["source"], reject["line"], one["pointer"], one["message"]))
+        codes = sorted({one["code"] for one in findings})
+        if all(self._shown.get(code, 0) >= _A_RULE for code in codes):
+            return
+        for code in codes:
+            self._shown[code] = self._shown.get(code, 0) + 1
+        told = [f"{one['code']} {one['name']}: {one['message']}" for one in findings[:_PLACES]]
+        value = reject.get("record", reject.get("raw", reject.get("raw_base64")))
+        title = f"record {reject['record_id']} ({reject['source']}:{reject['line']})"
+        self.rows.append(raw_row(title, value, codes, told))
+
+
+def run_page(
+    report: Mapping[str, Any], rejects: Rejects, manifest: Manifest | None, serving: Serving, address: str
+) -> bytes:
+    """The page of a run. `manifest`: of the shards that lie in their places at `address`; None where nothing is sealed.
+
+    Reads a dozen row groups of them back, each verified; a store that cannot be read just now costs the rows, not the
+    run. Raises DamageError where they are not what was written.
+    """
+    rows: list[ShownRow] = []
+    if manifest is not None:
+        decode, special = _decoder(serving)
+        try:
+            for document, codes in _sampled(Dataset(open_store(address), manifest)):
+                rows.append(shown_row(document, decode, special, codes))
+        except (OSError, DamageError) as error:
+            if isinstance(error, DamageError) and error.problem.code != "SFT806":
+                raise
+            report = {**report, "notes": [*report["notes"], f"The rows could not be read back for this page: {error}"]}
+    return render(report, [*rows, *rejects.rows], rejects.places).encode()
+
+
+_CUT = {DocFlag.NO_STOP: "SFT610", DocFlag.CONTINUES: "SFT612"}
+
+
+def _sampled(dataset: Dataset) -> Iterator[tuple[ShownDocument, list[str]]]:
+    """Documents of random row groups: one at random of each, and the first that were cut."""
+    from sftdata.pipeline.look_shards import names_of, shown_document
+
+    rng = random.Random(0)  # noqa: S311 - a sample to look at
+    groups = [(file, index) for file in dataset.files for index in range(len(file.row_groups))]
+    names = names_of(dataset.manifest.inputs)
+    shown: dict[str, int] = {}
+    chosen = rng.sample(groups, min(_AT_RANDOM, len(groups)))
+    share = -(-_AT_RANDOM // max(len(chosen), 1))
+    for file, index in chosen:
+        rows = dataset.read_row_group(file, index)
+        count = len(rows.seq_lengths)
+        at_random = set(rng.sample(range(count), min(share, count)))
+        cut = [place for place in range(count) if int(rows.doc_flags[place]) & (DocFlag.NO_STOP | DocFlag.CONTINUES)]
+        for place in sorted(at_random | set(cut[: 2 * _A_RULE])):
+            flags = int(rows.doc_flags[place])
+            codes = [code for bit, code in _CUT.items() if flags & bit]
+            if place not in at_random and all(shown.get(code, 0) >= _A_RULE for code in codes):
+                continue
+            for code in codes:
+                shown[code] = shown.get(code, 0) + 1
+            yield shown_document(rows, place, names), codes

@@ -1,6 +1,6 @@
-"""Plots as inline SVG: bars and lines, drawn from numbers alone.
+"""Plots as inline SVG: columns, bars and lines, drawn from numbers alone.
 
-What lives here: two kinds of plot that follow the page's colours. What must not: knowledge of what is plotted. Every
+What lives here: three kinds of plot that follow the page's colours. What must not: knowledge of what is plotted. Every
 plot is an image with a text that says what it shows; the page puts the numbers into a table beside it.
 """
 
@@ -11,9 +11,11 @@ from collections.abc import Sequence
 
 from markupsafe import Markup, escape
 
-__all__ = ["bars", "lines", "short"]
+__all__ = ["bars", "columns", "lines", "short", "short_power"]
 
 _WIDTH, _HEIGHT = 560, 220
+_WIDEST = 72
+"""Of a column: one alone would be a wall."""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 14, 40
 
 
@@ -29,13 +31,36 @@ def short(value: float) -> str:
     return f"{value:.3g}"
 
 
-def bars(
+def bars(labels: Sequence[str], values: Sequence[float], shown: Sequence[str], *, top: float, alt: str) -> Markup:
+    """A lying bar a name, with what is `shown` behind it; as long as the plot is wide where a value is `top`."""
+    row, longest = 30, 28
+    name = 20 + 7 * max((len(_middle_cut(label, longest)) for label in labels), default=0)
+    scale = (_WIDTH - name - 96) / (top or 1.0)
+    parts = []
+    for place, (label, value, text) in enumerate(zip(labels, values, shown, strict=True)):
+        middle, wide = place * row + row / 2 + 4, value * scale
+        parts.append(f'<text class="tick name" x="{name - 8}" y="{middle + 4:.1f}" text-anchor="end">')
+        parts.append(f"<title>{escape(label)}</title>{escape(_middle_cut(label, longest))}</text>")
+        parts.append(
+            f'<rect class="rail" x="{name}" y="{middle - 8:.1f}" width="{top * scale:.1f}" height="16" rx="2"/>'
+        )
+        parts.append(f'<rect class="bar" x="{name}" y="{middle - 8:.1f}" width="{wide:.1f}" height="16" rx="2"/>')
+        parts.append(f'<text class="tick" x="{name + top * scale + 8:.1f}" y="{middle + 4:.1f}">{escape(text)}</text>')
+    return _figure(parts, alt, len(labels) * row + 8)
+
+
+def _middle_cut(text: str, most: int) -> str:
+    """The ends of file names tell more than their middles."""
+    return text if len(text) <= most else f"{text[: most // 2 - 1]}…{text[-(most - most // 2) :]}"
+
+
+def columns(
     labels: Sequence[str], values: Sequence[float], *, alt: str, marker: int | None = None, mark: str = ""
 ) -> Markup:
-    """A bar a label; `marker` draws a line, named `mark`, behind the bar with that index."""
+    """A standing column a label; `marker` draws a line, named `mark`, behind the column with that index."""
     top = _nice(max(values, default=0))
     inner = _WIDTH - _LEFT - _RIGHT
-    step = inner / max(len(values), 1)
+    step = min(inner / max(len(values), 1), _WIDEST)
     parts = [_axis(top)]
     widest = max(map(len, labels), default=1)
     every = math.ceil(len(labels) * (7 * widest + 8) / inner)
@@ -74,14 +99,28 @@ def lines(
             for x, y in zip(xs, values, strict=True)
         )
         parts.append(f'<polyline class="line l{number}" points="{points}"><title>{escape(name)}</title></polyline>')
-    parts += [_tick(place(x), f"{x:,}") for x in xs if math.log2(x) % 1 == 0]
+    powers = [x for x in xs if math.log2(x) % 1 == 0]
+    every = math.ceil(len(powers) / 9)
+    parts += [_tick(place(x), short_power(x)) for x in powers[::every]]
     if at is not None and xs[0] <= at <= xs[-1]:
         parts.append(_marker(place(at), mark, _HEIGHT - _BOTTOM - 6))
     return _figure(parts, alt)
 
 
-def _figure(parts: Sequence[str], alt: str) -> Markup:
-    head = f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(alt)}">'
+def short_power(value: float) -> str:
+    """A length in tokens as people say it.
+
+    >>> short_power(512), short_power(4096), short_power(1048576)
+    ('512', '4Ki', '1Mi')
+    """
+    for size, unit in ((1 << 20, "Mi"), (1 << 10, "Ki")):
+        if value >= size and value % size == 0:
+            return f"{int(value // size)}{unit}"
+    return f"{int(value):,}"
+
+
+def _figure(parts: Sequence[str], alt: str, height: float = _HEIGHT) -> Markup:
+    head = f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(alt)}">'
     return Markup(head + "".join(parts) + "</svg>")  # noqa: S704 - numbers of ours and escaped texts
 
 

@@ -6,14 +6,19 @@ the tokens came from.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import msgspec
 
 from sftdata.records import IGNORE_INDEX
 from sftdata.report.terminal import clean
 
-__all__ = ["Run", "ShownDocument", "plain_lines", "rich_lines", "runs_of", "token_rows"]
+__all__ = ["Run", "ShownDocument", "beside", "plain_lines", "raw_text", "rich_lines", "runs_of", "token_lines"]
+
+_WIDE = 100
+"""Columns that a terminal must have for two texts side by side."""
 
 Decode = Callable[[Sequence[int]], str]
 
@@ -26,6 +31,8 @@ class ShownDocument(msgspec.Struct, frozen=True):
     ids: list[int]
     labels: list[int]
     notes: tuple[str, ...] = ()
+    rendered: str | None = None
+    """The text that was encoded, where it is known; the tokens decode to it."""
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -83,11 +90,37 @@ def rich_lines(document: ShownDocument, runs: Iterable[Run]) -> list[object]:
     return [title, *(Text(note, style="yellow") for note in document.notes), body]
 
 
-def token_rows(document: ShownDocument, decode: Decode, special: frozenset[int]) -> list[tuple[str, ...]]:
-    """One row a token: position, id, text, trained or not."""
-    rows: list[tuple[str, ...]] = []
+def token_lines(document: ShownDocument, decode: Decode, special: frozenset[int], *, title: bool = True) -> list[str]:
+    """One line a token: position, id, label, text, what it is; a label of -100 is not trained."""
+    lines = [document.title, *document.notes] if title else list(document.notes)
+    lines.append(f"{'position':>8} {'id':>8} {'label':>8}  {'text':<24} {'kind':<8}")
     for place, (token, label) in enumerate(zip(document.ids, document.labels, strict=True)):
         text = repr(clean(decode([token]), limit=80))[1:-1]
         kind = "special" if token in special else ""
-        rows.append((str(place), str(token), text, kind, "trained" if label != IGNORE_INDEX else ""))
-    return rows
+        trained = "trained" if label != IGNORE_INDEX else ""
+        lines.append(f"{place:>8} {token:>8} {label:>8}  {text:<24} {kind:<8} {trained}".rstrip())
+    return lines
+
+
+def raw_text(raw: Any) -> str:
+    """A raw record as JSON, or as its bytes stood; fit for a terminal."""
+    if isinstance(raw, bytes):
+        return clean(raw.decode("utf-8", "replace"), limit=100_000)
+    return clean(json.dumps(raw, indent=2, ensure_ascii=False), limit=100_000)
+
+
+def beside(raw: str, rendered: str, *, width: int) -> list[object]:
+    """The raw record and the text that it became: side by side where there is room, else one after the other."""
+    from rich.table import Table
+    from rich.text import Text
+
+    text = clean(rendered, limit=100_000)
+    if not raw:
+        return ["rendered", text]
+    if width < _WIDE:
+        return ["raw", raw, "rendered", text]
+    table = Table(show_edge=False, pad_edge=False, expand=True)
+    for name in ("raw", "rendered"):
+        table.add_column(name, ratio=1, overflow="fold")
+    table.add_row(Text(raw), Text(text))
+    return [table]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Callable
@@ -158,9 +159,96 @@ def test_control_characters_of_the_data_never_reach_the_terminal(run: Run, tmp_p
     path = tmp_path / "in.jsonl"
     path.write_text(json.dumps(record) + "\n", encoding="utf-8")
     options = ("--tokenizer", "builtin", "--template", "chatml")
-    for more in ((), ("--tokens",), ("--raw",)):
+    for more in ((), ("--tokens",), ("--raw",), ("--steps",)):
         _, out, _ = run("inspect", path, "--record", 0, *options, *more)
         assert not set(out) & {"\x1b", "\x07", "\u202e"}
+
+
+BUILTIN = ("--tokenizer", "builtin", "--template", "chatml")
+
+
+def test_a_token_of_a_shard_leads_back_to_its_record(run: Run, tmp_path: Path) -> None:
+    prepared(run, tmp_path / "out")
+    lines = (DEMO / "messages.jsonl").read_text(encoding="utf-8").splitlines()
+    code, out, _ = run("inspect", tmp_path / "out", "--record", 7, "--raw")
+    assert code == 0
+    assert "record 7 (messages.jsonl, number 8)" in out
+    shown = json.loads(out[: out.rindex("\n}") + 2])
+    assert shown == {"7": json.loads(lines[7])}
+    code, _, err = run("inspect", tmp_path / "out", "--record", 10_000)
+    assert code == 1
+    assert "no row holds record 10000" in err
+
+
+def test_the_raw_record_of_a_shard_is_not_made_up(run: Run, tmp_path: Path) -> None:
+    """Where the input is another now, what was trained is shown, and that the record cannot be."""
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"prompt": "a", "completion": "b"}\n', encoding="utf-8")
+    run("prepare", path, *BUILTIN, "--max-length", 64, "--out", tmp_path / "out", "-q")
+    path.write_text('{"prompt": "c", "completion": "d"}\n', encoding="utf-8")
+    code, out, _ = run("inspect", tmp_path / "out", "--bin", 0, "--raw")
+    assert code == 0
+    assert '"c"' not in out
+    assert "not those that the dataset was made from" in out
+
+
+def test_random_records_and_bins_are_those_of_the_seed(run: Run, tmp_path: Path) -> None:
+    prepared(run, tmp_path / "out", "--packing", "none")
+    for source, more in ((DEMO / "messages.jsonl", BUILTIN), (tmp_path / "out", ())):
+        code, first, _ = run("inspect", source, "--random", 3, *more)
+        assert code == 0
+        assert first == run("inspect", source, "--random", 3, "--seed", 0, *more)[1]
+        assert first != run("inspect", source, "--random", 3, "--seed", 1, *more)[1]
+
+
+def test_inspect_finds_records_by_rule_and_by_line(run: Run) -> None:
+    code, out, _ = run("inspect", DEMO / "broken.jsonl", "--rule", "empty-assistant", *BUILTIN)
+    assert code == 1, "none of them is trained"
+    assert "SFT108 empty-assistant" in out
+    assert "SFT106" not in out
+    code, _, err = run("inspect", DEMO / "messages.jsonl", "--rule", "SFT108", *BUILTIN)
+    assert code == 2
+    assert "SFT108 finds nothing" in err
+    assert run("inspect", DEMO / "messages.jsonl", "--line", 3, *BUILTIN)[1].startswith("example 1 of 1: record 2,")
+    assert "no record begins on line 900" in run("inspect", DEMO / "messages.jsonl", "--line", 900, *BUILTIN)[2]
+
+
+def test_a_finding_about_the_dataset_leads_to_its_records(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"prompt": "a", "completion": "b"}\n' * 2, encoding="utf-8")
+    code, out, _ = run("inspect", path, "--rule", "SFT701", *BUILTIN)
+    assert code == 0
+    assert "record 1," in out
+    assert "SFT701 exact-duplicate: says the same as record 0" in out
+
+
+def test_the_steps_of_a_record_are_shown_with_its_labels(run: Run) -> None:
+    code, out, _ = run("inspect", DEMO / "messages.jsonl", "--record", 0, *BUILTIN, "--steps")
+    assert code == 0
+    raw, rendered, tokens = out.index('"messages"'), out.index("<|im_start|>"), out.index("position")
+    assert raw < rendered < tokens
+    rows = [line.split() for line in out[tokens:].splitlines()[1:] if line.strip()]
+    assert all(row[2] in ("-100", row[1]) for row in rows)
+    assert any(row[-1] == "trained" for row in rows)
+
+
+def test_texts_stand_side_by_side_where_there_is_room() -> None:
+    from rich.console import Console
+
+    from sftdata.report.view import beside
+
+    console = Console(width=120, record=True, file=io.StringIO())
+    for line in beside("raw text", "rendered \x1b[31mtext", width=120):
+        console.print(line)
+    assert any("raw text" in line and "rendered \\x1b[31mtext" in line for line in console.export_text().splitlines())
+    assert [line for line in beside("raw text", "rendered", width=80) if line == "raw text"]
+
+
+@pytest.mark.parametrize("ways", [(), ("--record", 1, "--random", 2)])
+def test_inspect_wants_one_way_to_choose(run: Run, ways: tuple[object, ...]) -> None:
+    code, _, err = run("inspect", DEMO / "messages.jsonl", *ways)
+    assert code == 2
+    assert "give one of --bin, --record, --line, --rule and --random" in err
 
 
 def test_lists_are_machine_readable(run: Run) -> None:

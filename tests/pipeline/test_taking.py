@@ -116,7 +116,7 @@ def mixed(folder: Path, out: str, *, unit_bytes: int | None = 1, workers: int = 
     from sftdata.pipeline.run import run_prepare
 
     options: dict[str, Any] = {"tokenizer": "builtin", "template": "chatml", "max_length": 256, "clock": "2026-01-01"}
-    more = {key: sources.pop(key) for key in ("drop", "stats", "seed", "eval") if key in sources}
+    more: dict[str, Any] = {key: sources.pop(key) for key in ("drop", "stats", "seed", "eval") if key in sources}
     config = build_config({"sources": sources, "out": str(folder / out), "workers": workers, **options, **more})
     outcome = run_prepare(config, unit_bytes=unit_bytes)
     assert verify(str(folder / out)).problems == []
