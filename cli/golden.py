@@ -21,13 +21,14 @@ Examples:
   sftdata template golden --verify golden.json
   sftdata template golden --verify golden.json --tokenizer ./tuned-model
 
-\b
---verify takes from the file what no flag says. Exit codes: 0 written, or all the same; 1 something moved; 2 usage.
+--verify takes from the file what no flag says.
+
+Exit codes: 0 written, or all the same; 1 something moved; 2 usage.
 """
 _SHOWN = 5
 
 
-@click.command("golden", epilog=_GOLDEN)
+@click.command("golden", epilog=_GOLDEN, short_help="Prompts and replies with their exact ids.")
 @click.option("--records", multiple=True, metavar="INPUT", help="Vectors of these records, not of the built-in shapes.")
 @click.option("--out", metavar="FILE", help="Where to write; default: standard output.")
 @click.option("--verify", metavar="FILE", help="Derive the vectors of FILE again and say what moved.")
@@ -103,8 +104,8 @@ Examples:
   sftdata template serve-check http://127.0.0.1:8000 --golden golden.json
   sftdata template serve-check http://127.0.0.1:8080 --tokenizer ./my-model --records chats.jsonl
 
-\b
 The server is vLLM (POST /tokenize) or llama.cpp (POST /apply-template, /tokenize); nothing is generated.
+
 Exit codes: 0 all prompts are the same, 1 one differs or is refused, 2 usage, or the server cannot be asked.
 """
 _WORDS = {
@@ -117,7 +118,7 @@ _WORDS = {
 _COLOURS = {"same": "green", "differs": "red", "refused": "red", "failed": "red"}
 
 
-@click.command("serve-check", epilog=_SERVE_CHECK)
+@click.command("serve-check", epilog=_SERVE_CHECK, short_help="Does a server send the very same prompts?")
 @click.argument("url", metavar="URL")
 @click.option("--golden", "golden_file", metavar="FILE", help="Ask for the vectors of this file.")
 @click.option("--records", multiple=True, metavar="INPUT", help="Ask for these records, not for the built-in shapes.")
@@ -217,9 +218,7 @@ def _conclude(rows: list[Any], output: str, server: dict[str, Any]) -> int:
     return 0 if same else 2
 
 
-_OF_PREPARE = (
-    *("tokenizer", "template", "template_arg", "clock", "stop", "bos_token", "eos_token", "append_eos", "reasoning"),
-    *("strip_trailing_stop", "control_tokens", "allow_control", "allow_dropped"),
-)
-golden.params += [one for one in prepare.params if one.name in _OF_PREPARE]
-serve_check.params += [one for one in prepare.params if one.name in _OF_PREPARE]
+_OF_PROMPTS = ("tokenizer", "template", "template_arg", "clock", "stop", "bos_token", "eos_token")
+_OF_REPLIES = ("append_eos", "reasoning", "strip_trailing_stop", "control_tokens", "allow_control", "allow_dropped")
+golden.params += [one for one in prepare.params if one.name in (*_OF_PROMPTS, *_OF_REPLIES)]
+serve_check.params += [one for one in prepare.params if one.name in _OF_PROMPTS]

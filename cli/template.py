@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,8 @@ Examples:
   sftdata template golden --tokenizer ./my-model --out golden.json
   sftdata template serve-check http://127.0.0.1:8000 --tokenizer ./my-model
 
-\b
-A TEMPLATE is a carried name (sftdata template list), a .jinja file, a tokenizer's folder or its
-tokenizer_config.json (all its templates), a folder of .jinja files, or template source itself.
+A TEMPLATE is a carried name (sftdata template list), a .jinja file, a tokenizer's folder or its tokenizer_config.json
+(all its templates), a folder of .jinja files, or template source itself.
 """
 _COLOURS = {"kept": "green", "altered": "yellow", "dropped": "red", "refused": "red", "same": "green", "differs": "red"}
 
@@ -110,14 +110,15 @@ Examples:
   sftdata template probe ./my-model --format json
   sftdata template probe qwen3 --template-arg enable_thinking=false
 
-\b
 kept: as it stood. altered: trimmed, or only a part of it. dropped: left out without a word. refused: the template
-raised. Exit codes: 0 probed, 2 usage, or not a template.
+raised.
+
+Exit codes: 0 probed, 2 usage, or not a template.
 """
 
 
-@command.command("probe", epilog=_PROBE)
-@click.argument("names", metavar="TEMPLATE...", nargs=-1)
+@command.command("probe", epilog=_PROBE, short_help="What a template keeps, alters, drops, adds.")
+@click.argument("names", metavar="[TEMPLATE]...", nargs=-1)
 @_format
 def probe(names: tuple[str, ...], output: str, tokenizer: str | None, template_arg: Any, clock: str | None) -> None:
     """Show what a template does with each part of a conversation: keep, alter, drop, refuse; and what it adds."""
@@ -154,14 +155,14 @@ Examples:
   sftdata template lint ./my-model --template-arg enable_thinking=false
   sftdata template lint chat.jinja --format json
 
-\b
-A line is FILE:LINE: SEVERITY CODE NAME: what was found. Exit codes: 0 no errors, 1 errors, 2 usage.
-`sftdata rule CODE` explains a rule.
+A line is FILE:LINE: SEVERITY CODE NAME: what was found. `sftdata rule CODE` explains a rule.
+
+Exit codes: 0 no errors, 1 errors, 2 usage.
 """
 
 
-@command.command("lint", epilog=_LINT)
-@click.argument("names", metavar="TEMPLATE...", nargs=-1)
+@command.command("lint", epilog=_LINT, short_help="Faults in a template's source.")
+@click.argument("names", metavar="[TEMPLATE]...", nargs=-1)
 @_format
 def lint(names: tuple[str, ...], output: str, tokenizer: str | None, template_arg: Any) -> int:
     """Look for faults in a template's source: syntax, undefined names, the clock, generation marks."""
@@ -193,14 +194,15 @@ Examples:
   sftdata template diff old.jinja new.jinja --tokenizer ./my-model
   sftdata template diff ./base-model ./tuned-model --records chats.jsonl
 
-\b
-Compared are every prompt that a server would render for the conversation, and its whole text; with tokenizers (of
---tokenizer, or each folder's own) their ids too. Exit codes: 0 the same, 1 different, 2 usage.
+Compared are every prompt that a server would render for a conversation, and its whole text; with tokenizers (of
+--tokenizer, or each folder's own) their ids too.
+
+Exit codes: 0 the same, 1 different, 2 usage.
 """
 _LISTED = 40
 
 
-@command.command("diff", epilog=_DIFF)
+@command.command("diff", epilog=_DIFF, short_help="Where two templates differ.")
 @click.argument("one", metavar="TEMPLATE")
 @click.argument("other", metavar="TEMPLATE")
 @click.option("--records", multiple=True, metavar="INPUT", help="Compare on these records, not on the built-in shapes.")
@@ -231,7 +233,7 @@ def _side(name: str, options: dict[str, Any]) -> Any:
     from sftdata.pipeline.named import compiled, served_templates
     from sftdata.tokenizers import load_files, load_vocabulary
 
-    own = Path(name, "tokenizer.json").is_file() if "{" not in name else False
+    own = os.path.isfile(Path(name, "tokenizer.json"))
     address = name if own else options["tokenizer"]
     chosen = served_templates(name, address if not own else None)
     templates = {key: compiled(one, options["template_arg"], _day(options["clock"])) for key, one in chosen.items()}

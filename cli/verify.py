@@ -12,6 +12,14 @@ from sftdata_cli.prepare import command as prepare
 __all__ = ["command"]
 
 _EPILOG = """\b
+Examples:
+  sftdata verify shards
+  sftdata verify shards --against ./my-model
+  sftdata verify shards --against ./my-model --template-arg enable_thinking=false
+
+With --against, tokenizer, stops and template are compared with those of the dataset; --template and --template-arg say
+what is served, where it is not the tokenizer's own.
+
 Exit codes: 0 sound, 1 not sound (or no rows), 2 usage.
 """
 

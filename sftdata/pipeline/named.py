@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +55,14 @@ def named_templates(named: str | None, tokenizer: str | None) -> list[NamedTempl
             raise ConfigError(describe("no template is named", fix="Name one, or a tokenizer with --tokenizer."))
         return _own(files.address, files.folder, files.config, named_tokens(files.config))
     path = Path(named).expanduser() if "{" not in named else None
-    if path is not None and path.is_dir():
+    if path is not None and os.path.isdir(path):
         return _in_folder(named, path, files)
-    if path is not None and path.suffix == ".json" and path.is_file():
+    if path is not None and path.suffix == ".json" and os.path.isfile(path):
         config = _read_config(path)
         return _own(named, None, config, _tokens(files, named_tokens(config)))
-    origin = resolve_template(named, files.folder if files else None, files.config if files else {})
+    origin = resolve_template(
+        named, files.folder if files else None, files.config if files else {}, where=f"TEMPLATE {named}"
+    )
     label = "(source)" if origin.kind == "inline" else named
     carried = BUILTIN.get(named) if origin.kind == "builtin" else None
     tokens = _tokens(files, {})

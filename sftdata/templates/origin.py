@@ -9,6 +9,7 @@ tools, and `default` all others.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -35,11 +36,13 @@ class TemplateOrigin(msgspec.Struct, frozen=True):
     """All names among which the tokenizer has a choice."""
 
 
-def resolve_template(named: str | None, folder: str | Path | None, config: Mapping[str, Any]) -> TemplateOrigin:
+def resolve_template(
+    named: str | None, folder: str | Path | None, config: Mapping[str, Any], *, where: str = ""
+) -> TemplateOrigin:
     """The template that `named` means, or the tokenizer's own where it is None.
 
     `named` is a file, the name of one of the tokenizer's templates, the name of a carried one, or template source;
-    `folder` is the tokenizer's and `config` its `tokenizer_config.json`.
+    `folder` is the tokenizer's and `config` its `tokenizer_config.json`. `where` is how an error names the place.
 
     Raises ConfigError where there is none, the name means nothing, or a file of it cannot be read.
     """
@@ -48,7 +51,7 @@ def resolve_template(named: str | None, folder: str | Path | None, config: Mappi
     if "{{" in named or "{%" in named:
         return TemplateOrigin("inline", "inline", {"default": named})
     path = Path(named).expanduser()
-    if path.is_file():
+    if os.path.isfile(path):  # source given in place may be too long for a name, which Path.is_file raises for
         return TemplateOrigin("file", path.name, {"default": _read(path)})
     place, sources = own_templates(folder, config)
     if named in sources:
@@ -59,7 +62,7 @@ def resolve_template(named: str | None, folder: str | Path | None, config: Mappi
     raise ConfigError(
         describe(
             "no such template",
-            where=f"--template {named}",
+            where=(where or f"--template {named}")[:200],
             expected="a file, one of the tokenizer's templates, or a carried one",
             fix=f"{hint[0].upper()}{hint[1:]}",
         )

@@ -13,6 +13,12 @@ from sftdata.templates.builtin import BUILTIN
 from sftdata.templates.origin import resolve_template
 
 
+def test_source_without_a_tag_that_is_too_long_for_a_name_is_no_template() -> None:
+    with pytest.raises(ConfigError, match="no such template") as raised:
+        resolve_template("x" * 5000, None, {})
+    assert len(str(raised.value)) < 1000
+
+
 def test_jinja_file_hides_the_config_key(tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_text("file")
     origin = resolve_template(None, tmp_path, {"chat_template": "config"})
