@@ -185,6 +185,9 @@ class _Told:
     def advance(self, records: int) -> None:
         pass
 
+    def note(self, text: str) -> None:
+        pass
+
 
 def _child(job: dict[str, Any]) -> None:
     from sftdata.config import build_config

@@ -165,8 +165,6 @@ def command(inputs: tuple[str, ...], config: str | None, output: str, quiet: boo
     hf:NAME[:SPLIT], or - for standard input.
     """
     from sftdata.config import build_config, read_yaml
-    from sftdata.pipeline.run import run_prepare
-    from sftdata.report.terminal import Progress, print_summary
     from sftdata_cli.interrupts import ending_cleanly
 
     options = read_yaml(config) if config else {}
@@ -177,7 +175,11 @@ def command(inputs: tuple[str, ...], config: str | None, output: str, quiet: boo
     settings = build_config(options, where=config or "prepare")
     without = " without --fresh" if settings.fresh else ""
     hint = f"what is done is kept; run the same command{without} to resume"
-    with ending_cleanly(hint), Progress(quiet=quiet) as progress:
-        outcome = run_prepare(settings, progress=progress)
+    with ending_cleanly(hint):
+        from sftdata.pipeline.run import run_prepare
+        from sftdata.report.terminal import Progress, print_summary
+
+        with Progress(quiet=quiet) as progress:
+            outcome = run_prepare(settings, progress=progress)
     print_summary(outcome.report, out=outcome.out, as_json=output == "json", unchanged=outcome.unchanged)
     return 0 if outcome.sealed else 1

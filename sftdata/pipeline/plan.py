@@ -7,7 +7,7 @@ not: running a unit, or anything that depends on how many workers there are.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,9 +122,14 @@ def unit_size(total: int) -> int:
 
 
 def read_inputs(
-    addresses: Sequence[str], spool: Path, *, size: int | None = None
+    addresses: Sequence[str],
+    spool: Path,
+    *,
+    size: int | None = None,
+    advance: Callable[[int], None] = lambda _: None,
 ) -> tuple[list[PlannedInput], list[Unit]]:
-    """Count, hash and cut all inputs. `size` overrides `unit_size` (tests use it to get many units of little data).
+    """Count, hash and cut all inputs. `size` overrides `unit_size` (tests use it to get many units of little data);
+    `advance` is called with the records of every input that was read.
 
     Raises InputError where nothing is found or an input cannot be read.
     """
@@ -135,6 +140,7 @@ def read_inputs(
         before = state(item, spool)
         scans.append(scan(item, spool))
         states.append(state(item, spool))
+        advance(scans[-1].records)
         if states[-1] not in {"", before}:
             raise InputError(
                 describe("it changed while it was read", where=item.address, fix="Run again when it is whole.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,6 +43,10 @@ class Progress(Protocol):
         """So many more records are done."""
         ...
 
+    def note(self, text: str) -> None:
+        """Something that the user should know now."""
+        ...
+
 
 class Silent:
     """Tells nobody."""
@@ -51,6 +55,9 @@ class Silent:
         """Nothing."""
 
     def advance(self, records: int) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
         """Nothing."""
 
 
@@ -110,7 +117,9 @@ def opened(config: PrepareConfig, told: Progress, *, unit_bytes: int | None = No
         if config.fresh:
             folder.clear()
         told.stage("reading inputs", None)
-        plan = make_plan(config, clock, serving, folder.scratch, unit_bytes=unit_bytes)
+        plan = make_plan(config, clock, serving, folder.scratch, unit_bytes=unit_bytes, advance=told.advance)
+        if decoded := folder.decoded():
+            told.note(f"{decoded / (1 << 20):,.1f} MiB of decoded inputs lie in {folder.scratch} until all is sealed")
         state = folder.state()  # a run may have ended since
         if state == "planned":
             plan = _resumed(folder, plan, serving)
@@ -125,6 +134,8 @@ def _run(plan: Plan, folder: Folder, serving: Serving, told: Progress) -> Outcom
     folder.write_plan(plan)
     done = folder.committed(plan)
     todo = [unit.index for unit in plan.units if unit.index not in done]
+    if done:
+        told.note(f"{len(done)} of {len(plan.units)} units are done already")
     told.stage("preparing", sum(plan.units[index].records for index in todo))
     run = ray.run_units if plan.config.engine == "ray" else run_units
     run(plan, todo, folder, told.advance, (serving.files, serving.vocabulary))
@@ -148,10 +159,19 @@ def kept_for_resume(folder: Folder) -> Iterator[None]:
 
 
 def make_plan(
-    config: PrepareConfig, clock: str, serving: Serving, spool: Path, *, unit_bytes: int | None = None
+    config: PrepareConfig,
+    clock: str,
+    serving: Serving,
+    spool: Path,
+    *,
+    unit_bytes: int | None = None,
+    advance: Callable[[int], None] = lambda _: None,
 ) -> Plan:
-    """Read the inputs once and write down everything that decides the bytes of the dataset."""
-    inputs, units = read_inputs(config.inputs, spool, size=unit_bytes)
+    """Read the inputs once and write down everything that decides the bytes of the dataset.
+
+    `advance` is called with the records of every input that was read.
+    """
+    inputs, units = read_inputs(config.inputs, spool, size=unit_bytes, advance=advance)
     engine = choose_engine(serving.vocabulary, config.engine_tokenizer)
     plan = decided(
         Plan(

@@ -77,6 +77,13 @@ class Progress:
                 self._bar.remove_task(self._task)
             self._task = self._bar.add_task(name, total=total)
 
+    def note(self, text: str) -> None:
+        """Something that the user should know now."""
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False)
+        elif not self._quiet:
+            print(text, file=sys.stderr, flush=True)
+
     def advance(self, records: int) -> None:
         """So many more records are done."""
         self._done += records
@@ -88,8 +95,10 @@ class Progress:
             return
         self._told = now
         rate = self._done / max(now - self._began, 1e-9)
-        left = (self._total - self._done) / rate if rate else 0
-        line = f"{self._name}: {self._done:,} of {self._total:,} records, {rate:,.0f} a second, {left:,.0f} s left"
+        line = f"{self._name}: {self._done:,} records, {rate:,.0f} a second"
+        if self._total:
+            left = (self._total - self._done) / rate if rate else 0
+            line = f"{self._name}: {self._done:,} of {self._total:,} records, {rate:,.0f} a second, {left:,.0f} s left"
         print(line, file=sys.stderr, flush=True)
 
 

@@ -156,7 +156,8 @@ class FakeRay:
     exceptions = type("exceptions", (), {"RayTaskError": Crashed, "RayError": Lost})
 
     def __init__(self, script: dict[int, list[Any]]) -> None:
-        self.script, self.tries, self.most = script, [], 0
+        self.script, self.most = script, 0
+        self.tries: list[tuple[int, bool]] = []
         self._open: set[int] = set()
 
     def cluster_resources(self) -> dict[str, float]:
@@ -194,7 +195,8 @@ def driven(tmp_path: Path, script: dict[int, list[Any]], units: int = 3) -> tupl
     """A run of `units` units on a fake cluster; returns it, and the records that it was told of."""
     out = str(tmp_path / "out")
     plan = plan_units(config(parts(tmp_path, units), out), unit_bytes=1)
-    fake, told = FakeRay(script), []
+    told: list[int] = []
+    fake = FakeRay(script)
     engine._Driver(fake, plan, Folder(out), told.append).run(range(units))
     assert not fake._open
     return fake, sum(told)

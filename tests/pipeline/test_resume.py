@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,8 +20,10 @@ from typing import Any
 import pytest
 
 from benchmarks.torture import VICTIMS, torture
+from sftdata.config import build_config
 from sftdata.errors import OutputError
 from sftdata.pipeline.folder import Folder
+from sftdata.pipeline.run import run_prepare
 from sftdata.shards import verify
 from tests.pipeline.runs import ROOT, chat, contents, go, parts, write_lines
 
@@ -205,3 +209,42 @@ def test_what_a_run_may_remove_is_what_runs_write(tmp_path: Path) -> None:
     (out / "train-notes.txt").write_text("mine", encoding="utf-8")
     Folder(out).clear()
     assert sorted(path.name for path in out.iterdir()) == [".work", "train-notes.txt"]
+
+
+class Told:
+    """What a run says while it works."""
+
+    def __init__(self) -> None:
+        self.stages: dict[str, int | None] = {}
+        self.done: dict[str, int] = {}
+        self.notes: list[str] = []
+
+    def stage(self, name: str, total: int | None) -> None:
+        self.stages[name], self.done[name] = total, 0
+
+    def advance(self, records: int) -> None:
+        self.done[list(self.stages)[-1]] += records
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_progress_counts_every_record_that_is_left_to_do_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    inputs, out = parts(tmp_path, 3), tmp_path / "out"
+    packed = inputs[2].with_suffix(".jsonl.gz")
+    packed.write_bytes(gzip.compress(inputs[2].read_bytes(), mtime=0))
+    inputs[2] = packed
+    unsealed(inputs, out, monkeypatch)
+    (out / ".work" / "unit-00001.json").unlink()
+    told = Told()
+    paths = tuple(map(str, inputs))
+    options = {"tokenizer": "builtin", "template": "chatml", "max_length": 256, "clock": "2026-01-01"}
+    run_prepare(build_config({"inputs": paths, "out": str(out), "workers": workers, **options}), told, unit_bytes=1)
+    assert told.stages == {"reading inputs": None, "preparing": 50, "sealing": None}
+    assert told.done == {"reading inputs": 150, "preparing": 50, "sealing": 0}
+    assert re.fullmatch(r"0\.0 MiB of decoded inputs lie in \S+/out/\.work until all is sealed", told.notes[0])
+    assert told.notes[1:] == ["2 of 3 units are done already"]
+    assert not (out / ".work").exists()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 import platform
 import signal
@@ -225,7 +226,7 @@ def _connected() -> Iterator[Any]:
     with contextlib.redirect_stdout(sys.stderr):
         try:
             with _own_handler():
-                ray.init(log_to_driver=False, logging_level="ERROR")
+                ray.init(log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise _no_connection(error) from error
         try:
