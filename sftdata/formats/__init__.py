@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from sftdata.formats import alpaca, messages, prompt_completion, sharegpt, text
+from sftdata.formats import alpaca, messages, ordinary, prompt_completion, sharegpt, text
 from sftdata.formats.columns import original_pointer, renamed
 from sftdata.formats.detection import detect, preference
 from sftdata.formats.encoded import decoded_turns
@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 _DEFAULT = FormatOptions()
+_MAY_BE_MESSAGES = frozenset({"auto", "messages"})
 _PREFERENCE_COLUMNS = frozenset({"chosen", "rejected", "label"})
 
 
@@ -61,6 +62,11 @@ def normalise(value: Any, options: FormatOptions = _DEFAULT) -> Conversation | R
     >>> normalise({"instruction": "Add 1 and 1.", "input": "", "output": "2"}).messages[1].content
     '2'
     """
+    mapped = bool(options.columns or options.roles)
+    if not mapped and options.input_format in _MAY_BE_MESSAGES:
+        found = ordinary.read(value)
+        if found is not None:
+            return found
     bare = isinstance(value, list)
     if isinstance(value, dict):
         record = value

@@ -16,9 +16,9 @@ from sftdata.formats.faults import Faults, has_error, shown
 from sftdata.formats.flags import RECORD_FLAG_KEYS, record_flag
 from sftdata.formats.roles import ROLES
 from sftdata.formats.tools import Tools
-from sftdata.records import Conversation, Message, Rejection
+from sftdata.records import Conversation, Message, Rejection, Role
 
-__all__ = ["CHAT_COLUMNS", "conclude"]
+__all__ = ["CHAT_COLUMNS", "conclude", "is_usual"]
 
 _FEW = 64
 """The order of roles is looked up for conversations of up to so many turns, and worked out for longer ones."""
@@ -136,6 +136,15 @@ def _order(roles: tuple[str, ...]) -> tuple[tuple[str, int, str], ...]:
     if roles and roles[-1] != "assistant":
         found.append(("SFT113", len(roles) - 1, f"the last turn is of role {roles[-1]}; it is kept, untrained"))
     return tuple(found)
+
+
+def is_usual(roles: tuple[Role, ...]) -> bool:
+    """Whether there is nothing to say of a sequence of roles.
+
+    >>> is_usual(("user", "assistant")), is_usual(("user", "user"))
+    (True, False)
+    """
+    return not (_order if len(roles) <= _FEW else _order.__wrapped__)(roles)
 
 
 def _check_turns(messages: list[Message], pointers: Sequence[str], faults: Faults) -> bool:

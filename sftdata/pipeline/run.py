@@ -10,6 +10,7 @@ import contextlib
 import datetime
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -171,8 +172,10 @@ def make_plan(
 
     `advance` is called with the records of every input that was read.
     """
-    inputs, units = read_inputs(config.inputs, spool, size=unit_bytes, advance=advance)
-    engine = choose_engine(serving.vocabulary, config.engine_tokenizer)
+    with ThreadPoolExecutor(1) as beside:  # a second or so of loading, most of it without the interpreter's lock
+        chosen = beside.submit(choose_engine, serving.vocabulary, config.engine_tokenizer)
+        inputs, units = read_inputs(config.inputs, spool, size=unit_bytes, advance=advance)
+        engine = chosen.result()
     plan = decided(
         Plan(
             format_version=FORMAT_VERSION,

@@ -249,7 +249,13 @@ def _table(rows: Rows) -> pa.Table:
         (rows.doc_flags, rows.bins),
     ]
     columns = [
-        pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(values), type=field.type)
+        pa.ListArray.from_arrays(_array(offsets.astype(np.int32)), _array(values), type=field.type)
         for (values, offsets), field in zip(lists, SCHEMA, strict=False)
     ]
-    return pa.Table.from_arrays([*columns, pa.array(rows.num_tokens), pa.array(rows.num_loss_tokens)], schema=SCHEMA)
+    return pa.Table.from_arrays([*columns, _array(rows.num_tokens), _array(rows.num_loss_tokens)], schema=SCHEMA)
+
+
+def _array(values: npt.NDArray[Any]) -> pa.Array:
+    """A view of a contiguous array; `pa.array` would import pandas, where it is installed, for 40 MiB of memory."""
+    kind = pa.int64() if values.dtype == np.int64 else pa.int32()
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])
