@@ -196,7 +196,7 @@ class Stages:
         if sampled:
             self.shop.compare([examples[one.first + n].text for one in sampled for n in range(one.count)])
             self._bump("engine_compared", len(sampled))
-        encoded = self.shop.encoder.encode(examples)
+        encoded = self.shop.encoder.weighed(examples, self.shop.encoder.encode(examples))
         if first:
             self.measures.documents(encoded.labels, encoded.lengths)
         again: list[TextExample] = []

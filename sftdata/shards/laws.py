@@ -43,7 +43,7 @@ def row_problems(rows: Rows, facts: Facts, fault: Fault) -> Iterator[Problem]:
 
 
 def _stop_problems(rows: Rows, tokenizer: TokenizerEntry, config: Options, fault: Fault) -> Iterator[Problem]:
-    """Every document trains something, whole texts train all, and every trained span ends in a stop token.
+    """Every document trains something, to its last token; whole texts train all; trained spans end in a stop token.
 
     A span is a run of trained labels. Excused are the end of a document that is flagged as cut, and the documents
     of a dataset that trains everything; a text ends in eos.
@@ -58,6 +58,10 @@ def _stop_problems(rows: Rows, tokenizer: TokenizerEntry, config: Options, fault
     for document, more in first_of(whole & (counts != rows.seq_lengths - 1)):
         message = f"{counts[document]} of its {rows.seq_lengths[document]} tokens are trained, not all but one{more}"
         yield _of_document(rows, document, fault, "SFT606", message)
+
+    behind = ~trained[ends[1:] - 1] & ((rows.doc_flags & DocFlag.NO_STOP) == 0)
+    for document, more in first_of(behind & (counts > 0)):
+        yield _of_document(rows, document, fault, "SFT606", f"tokens stand behind its last trained one{more}")
 
     ending = trained.copy()
     ending[:-1] &= ~trained[1:]

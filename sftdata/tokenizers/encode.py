@@ -32,6 +32,7 @@ from sftdata.tokenizers.exact import Exact
 from sftdata.tokenizers.joint import Joint
 from sftdata.tokenizers.roundtrip import RoundTrip
 from sftdata.tokenizers.vocabulary import Vocabulary
+from sftdata.tokenizers.weigh import Scale
 
 __all__ = ["Encoder", "trained_mask"]
 
@@ -72,6 +73,7 @@ class Encoder:
         eos_id = None if eos_token is None else vocabulary.id_of(eos_token)
         self._exact = Exact(vocabulary, engine, stop_ids=frozenset(self._stop_set.tolist()), eos_id=eos_id)
         self._check = RoundTrip(vocabulary, engine, allow_normalised=allow_normalised)
+        self._scale = Scale(vocabulary)
         fit = vocabulary.byte_level and vocabulary.position_free
         self._joint = Joint(vocabulary, engine, anchors=self._anchors, stops=self._clean_stops) if fit else None
         self._tails: dict[str, bytes] = {}
@@ -88,6 +90,26 @@ class Encoder:
         if not rest:
             return sure
         return _interleaved(sure, self._in_pieces([examples[index] for index in rest]), rest)
+
+    def weighed(self, examples: Sequence[TextExample], encoded: EncodedExamples) -> EncodedExamples:
+        """`encoded` as it is, or without the examples whose documents do not weigh what their text weighs (SFT510).
+
+        A look at finished arrays (`weigh`): whatever made them, and whatever was done to them since.
+        """
+        wrong = self._scale.otherwise(examples, encoded)
+        if not wrong:
+            return encoded
+        keep = ~np.isin(encoded.owners, np.array([place for place, _ in wrong], np.int64))
+        tokens = np.repeat(keep, encoded.lengths)
+        found = [(place, Rejection((Finding("SFT510", f"the document has {what}"),))) for place, what in wrong]
+        return msgspec.structs.replace(
+            encoded,
+            input_ids=encoded.input_ids[tokens],
+            labels=encoded.labels[tokens],
+            lengths=encoded.lengths[keep],
+            owners=encoded.owners[keep],
+            rejected=sorted([*encoded.rejected, *found], key=lambda pair: pair[0]),
+        )
 
     def _in_pieces(self, examples: Sequence[TextExample]) -> EncodedExamples:
         """As `encode`, for what cannot be shown of one joint encoding."""

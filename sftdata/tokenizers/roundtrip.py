@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -135,8 +136,8 @@ class RoundTrip:
         kind = "otherwise" if decoded is None else self._changes(decoded, text, prompt[-1] if prompt else -1)
         if kind in _HARMLESS:
             return None, [Finding("SFT416", _HARMLESS[kind])]
-        if kind == "stripped":
-            lost = Finding("SFT417", "a token that strips the whitespace beside it takes some of the reply's")
+        if kind in _LOSSES:
+            lost = Finding(*_LOSSES[kind])
             return (None, [Finding("SFT416", lost.message)]) if self._allow else (lost, [])
         unk = self._vocabulary.unk_id
         if unk is not None and unk in reply:
@@ -170,7 +171,7 @@ class RoundTrip:
         if bare == text:
             return "prefixed"
         if _same_edges(decoded, text) and self._normalised(decoded) == self._normalised(text):
-            return "normalised"
+            return "normalised" if _alike(decoded) == _alike(text) else "rewritten"
         kept = text.lstrip() if left else text
         kept = kept.rstrip() if right else kept
         if kept != text and any(
@@ -186,11 +187,23 @@ class RoundTrip:
         return out
 
 
-_GRAVITY = ("same", "prefixed", "normalised", "stripped", "otherwise")
+_GRAVITY = ("same", "prefixed", "normalised", "stripped", "rewritten", "otherwise")
 _HARMLESS = {
     "prefixed": "the tokenizer puts a dummy space before the reply, or behind an added token in it",
     "normalised": "the tokenizer's normaliser changes the reply (such as NFC)",
 }
+
+
+_LOSSES = {
+    "stripped": ("SFT417", "a token that strips the whitespace beside it takes some of the reply's"),
+    "rewritten": ("SFT510", "the tokenizer's normaliser drops or rewrites characters of the reply"),
+}
+"""What is refused unless `--allow-normalised`."""
+
+
+def _alike(text: str) -> str:
+    """Texts that Unicode holds to be forms of each other are alike, and so are spaces and how they are written."""
+    return unicodedata.normalize("NFKC", text.replace("▁", " "))
 
 
 def _same_edges(decoded: str, text: str) -> bool:
