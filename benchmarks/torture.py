@@ -1,13 +1,15 @@
 """Kill `prepare` at random and resume it: `make torture` does so 100 times and prints where the kills struck.
 
 A kill is SIGKILL to the whole run, to its main process alone (its workers find out by themselves), or to one worker
-(the run has to get over it). After every kill what lies there must not pass for a dataset; after at most some kills
-the run is left to end, and the dataset must be, byte for byte, that of a run that nobody disturbed.
+(the run has to get over it); on a Ray cluster, to a node (the same) or to the driver. After every kill what lies there
+must not pass for a dataset; after at most some kills the run is left to end, and the dataset must be, byte for byte,
+that of a run that nobody disturbed.
 """
 
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import json
 import os
 import random
@@ -21,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["VICTIMS", "main", "torture"]
+__all__ = ["VICTIMS", "main", "torture", "torture_ray"]
 
 _ROOT = Path(__file__).resolve().parents[1]
 _PATIENCE = 120
@@ -35,7 +37,9 @@ def main() -> None:
     kills = int(sys.argv[1]) if len(sys.argv) > 1 else 100
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else int(time.time())
     with tempfile.TemporaryDirectory(prefix="torture-") as folder:
-        counts = torture(kills, Path(folder), seed=seed, say=print)
+        counts = torture(kills, Path(folder), seed=seed, workers=5, say=print)
+        if importlib.util.find_spec("ray"):
+            counts += torture_ray(-(-kills // 10), Path(folder) / "ray", seed=seed, say=print)
     print(f"\n{sum(counts.values())} kills (seed {seed}), each resumed to the same bytes:")
     for (stage, victim), count in sorted(counts.items()):
         print(f"  {count:>4} x {victim} while {stage}")
@@ -78,6 +82,45 @@ def torture(
     return counts
 
 
+def torture_ray(
+    kills: int, folder: Path, *, seed: int, say: Callable[[str], None] = lambda _: None
+) -> Counter[tuple[str, str]]:
+    """Kill nodes of a Ray cluster, and drivers, `kills` times in all, each time in another run; as `torture` else."""
+    from benchmarks.ray_nodes import Nodes
+
+    draw = random.Random(seed)
+    folder.mkdir()
+    inputs = _inputs(folder)
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    nodes = Nodes(3)
+    os.environ["RAY_ADDRESS"] = nodes.address
+    _undisturbed(inputs, folder / "whole")
+    expected = _contents(folder / "whole")
+    duration = _undisturbed(inputs, folder / "quiet", "ray")["preparing"]
+    assert _contents(folder / "quiet") == expected
+    counts: Counter[tuple[str, str]] = Counter()
+    while sum(counts.values()) < kills:
+        out = folder / f"run-{len(list(folder.iterdir()))}"
+        process = _start(inputs, out, 1, "ray")
+        _await_stage(process, "preparing")
+        time.sleep(draw.uniform(0, duration))
+        victim = draw.choice(("a node", "the driver"))
+        counts[("preparing", victim)] += process.poll() is None
+        if victim == "the driver":
+            process.kill()
+        else:
+            nodes.kill(draw.choice(nodes.ids))
+            nodes.add()
+        _, told = process.communicate(timeout=_PATIENCE)
+        assert victim == "the driver" or process.returncode == 0, told
+        _half_done_is_no_dataset(out)
+        _finish(inputs, out, 1, "ray")
+        assert _contents(out) == expected, f"seed {seed}: {out.name} ended in other bytes"
+        say(f"{sum(counts.values())} kills on Ray")
+    nodes.stop()
+    return counts
+
+
 def _inputs(folder: Path) -> list[Path]:
     """Seven files: plain, compressed, with records that are rejected; each is a unit of its own."""
     paths = []
@@ -94,17 +137,17 @@ def _inputs(folder: Path) -> list[Path]:
     return paths
 
 
-def _start(inputs: list[Path], out: Path, workers: int) -> subprocess.Popen[str]:
-    job = {"inputs": [str(path) for path in inputs], "out": str(out), "workers": workers}
+def _start(inputs: list[Path], out: Path, workers: int, engine: str = "local") -> subprocess.Popen[str]:
+    job = {"inputs": [str(path) for path in inputs], "out": str(out), "workers": workers, "engine": engine}
     command = [sys.executable, "-m", "benchmarks.torture", "--child", json.dumps(job)]
     return subprocess.Popen(
         command, cwd=_ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
 
 
-def _undisturbed(inputs: list[Path], out: Path) -> dict[str, float]:
+def _undisturbed(inputs: list[Path], out: Path, engine: str = "local") -> dict[str, float]:
     """Run to the end; returns the seconds that every stage takes."""
-    process = _start(inputs, out, 1)
+    process = _start(inputs, out, 1, engine)
     begun = [(_await_stage(process, stage), time.monotonic())[1] for stage in _STAGES]
     _, told = process.communicate()
     assert process.returncode == 0, told
@@ -165,8 +208,8 @@ def _half_done_is_no_dataset(out: Path) -> None:
         assert verify(str(out)).problems == [], "a manifest, and no whole dataset"
 
 
-def _finish(inputs: list[Path], out: Path, workers: int) -> None:
-    process = _start(inputs, out, workers)
+def _finish(inputs: list[Path], out: Path, workers: int, engine: str = "local") -> None:
+    process = _start(inputs, out, workers, engine)
     _, told = process.communicate(timeout=_PATIENCE)
     assert process.returncode == 0, told
 
