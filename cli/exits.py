@@ -11,10 +11,14 @@ import click
 
 __all__ = ["run"]
 
+_LONGEST = 10_000
+"""Characters of a message: a changed template is shown with its lines."""
+
 
 def run(command: click.Command) -> None:
     """Run `command` on the process's arguments and exit: with what it returns, 1 for damaged shards, 2 for misuse."""
     from sftdata.errors import SftdataError, ShardError
+    from sftdata.report.terminal import clean
 
     try:
         code = command.main(standalone_mode=False)
@@ -25,10 +29,10 @@ def run(command: click.Command) -> None:
         error.show()
         sys.exit(2)
     except ShardError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {clean(str(error), limit=_LONGEST)}", err=True)
         sys.exit(1)
     except SftdataError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {clean(str(error), limit=_LONGEST)}", err=True)
         sys.exit(2)
     except BrokenPipeError:
         sys.stderr.close()

@@ -77,14 +77,15 @@ def _result(**more: Any) -> dict[str, Any]:
 
 
 def _calling(*names: str, text: str | None = None, as_text: bool | None = None) -> list[dict[str, Any]]:
-    """The same turn in the forms that servers hand to a template: without content and with an empty one; and unless
+    """The same turn in the forms that servers hand to a template: content absent, null and, fullest, empty; and unless
     `as_text` says which, arguments as an object and as JSON text."""
     arguments: list[Any] = [{KEY: VALUE}, f'{{"{KEY}": "{VALUE}"}}']
     turns = []
     for form in arguments if as_text is None else [arguments[as_text]]:
         calls = [{"id": CALL_ID, "type": "function", "function": {"name": name, "arguments": form}} for name in names]
         turn = {"role": "assistant", "tool_calls": calls}
-        turns += [{**turn, "content": text}] if text is not None else [turn, {**turn, "content": ""}]
+        contents = (None, "") if text is None else (text,)
+        turns += [turn] * (text is None) + [{**turn, "content": content} for content in contents]
     return turns
 
 
@@ -188,7 +189,9 @@ class _Asked:
         given = TOOLS if tools else None
         if self.in_parts:
             chat = [
-                {**one, "content": as_content(one["content"], Variant(parts=True))} if "content" in one else one
+                {**one, "content": as_content(one["content"], Variant(parts=True))}
+                if one.get("content") is not None
+                else one
                 for one in chat
             ]
         try:

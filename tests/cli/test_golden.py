@@ -208,6 +208,23 @@ def test_a_golden_file_whose_parts_are_missing_is_a_usage_error(run: Run, tmp_pa
         assert "sha256" in err
 
 
+def test_what_a_file_says_reaches_the_terminal_without_control_characters(run: Run, tmp_path: Path) -> None:
+    made = json.loads(run("--tokenizer", "builtin")[1])
+    path = tmp_path / "golden.json"
+    path.write_text(
+        json.dumps({**made, "tokenizer": {**made["tokenizer"], "given": "\x1b[2Jnowhere"}}), encoding="utf-8"
+    )
+    code, out, err = run("--verify", path)
+    assert code == 2
+    assert "\\x1b[2Jnowhere: no such tokenizer" in err
+    case = made["conversations"][0]
+    case["name"], case["turns"][0]["prompt"] = "\x1b[2J", "\x07 prompt"
+    path.write_text(json.dumps(made), encoding="utf-8")
+    code, out, err = run("--verify", path)
+    assert code == 1
+    assert not set(out + err) & {"\x1b", "\x07"}
+
+
 def test_usage_errors_name_the_fix(run: Run, tmp_path: Path) -> None:
     for arguments, says in (
         ((), "--tokenizer"),

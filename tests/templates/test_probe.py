@@ -94,6 +94,23 @@ def test_part_of_a_field_is_altered_with_what_is_missing() -> None:
     assert (row.outcome, row.detail) == ("altered", "without the argument's name, the argument's value")
 
 
+def test_content_is_tried_as_parts_and_as_null_where_a_template_wants_that() -> None:
+    parts = "{% for m in messages %}{% for part in m.content %}{{ part.text }}{% endfor %}{% endfor %}"
+    result = probe(parts)
+    assert (result.answer("a plain chat").outcome, result.answer("system").outcome) == ("kept", "kept")
+    assert result.answer("a plain chat").detail == "with content as a list of parts"
+    assert probe("{% for m in messages %}{{ m.content }}{% endfor %}").answer("a plain chat").detail == ""
+    null = "{% for m in messages %}{% if m.content is none %}{{ m.tool_calls }}{% endif %}{% endfor %}"
+    assert outcomes(probe(null), "tool call", "text beside a tool call") == ["kept", "dropped"]
+
+
+def test_a_reply_that_ends_otherwise_when_more_is_said_is_seen() -> None:
+    source = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ '<stop>' if loop.last else '<end>' }}{% endfor %}"
+    row = probe(source).answer("what ends a reply stays as it was")
+    assert (row.outcome, row.detail) == ("no", "'<stop>' becomes '<end><user>'")
+    assert outcomes(carried("chatml"), "what ends a reply stays as it was") == ["yes"]
+
+
 def test_prompt_that_the_rendered_turn_does_not_begin_with_is_shown() -> None:
     source = (
         "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<bot>{% endif %}"
