@@ -59,7 +59,7 @@ def varlen_attention(
     """
     capped = any(asked.get(name) is not None for name in _PLAIN_ONLY)
     if capped or not (query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)):
-        return block_attention(module, query, key, value, attention_mask, scaling, **asked)
+        return _EXACT["blocks"](module, query, key, value, attention_mask, scaling, **asked)
     bounds = _bounds(module, query, key, attention_mask, asked)
     longest = asked.get("max_length_q")
     if longest is None:
@@ -129,6 +129,18 @@ ATTENTION: dict[str, Callable[..., tuple[torch.Tensor, None]]] = {
     "packed_varlen": varlen_attention,
     "packed_blocks": block_attention,
 }
+
+
+_EXACT: dict[str, Callable[..., tuple[torch.Tensor, None]]] = {"blocks": block_attention}
+
+
+def leave_blocks_uncompiled() -> None:
+    """Keep the exact blocks out of compiled layers: their cuts are numbers that differ from batch to batch, and every
+    batch would be compiled anew."""
+    from transformers import AttentionInterface
+
+    _EXACT["blocks"] = torch.compiler.disable(block_attention)
+    AttentionInterface.register("packed_blocks", _EXACT["blocks"])
 
 
 def _bounds(

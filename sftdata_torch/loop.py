@@ -38,6 +38,7 @@ from sftdata_torch.evaluate import ALL, evaluate_loss
 from sftdata_torch.folder import claimed
 from sftdata_torch.metrics import Metrics
 from sftdata_torch.mixture import MixedDataset
+from sftdata_torch.modes import not_compiled
 from sftdata_torch.optim import learning_rate, members, set_learning_rate
 from sftdata_torch.precautions import assert_same_run, look_first
 from sftdata_torch.sampler import Bin, share
@@ -234,14 +235,15 @@ class _Run:
         """Scores of the held-out set, flat: `eval/loss` of all, `eval/loss/ADDRESS` where there are several inputs."""
         assert self.eval_set is not None
         learner = self.learner
-        scores = evaluate_loss(
-            learner.loss_model,
-            self.eval_set,
-            device=learner.device,
-            autocast=learner.autocast,
-            tokenizer=learner.files.tokenizer,
-            micro_batch=self.settings.micro_batch_size,
-        )
+        with not_compiled():
+            scores = evaluate_loss(
+                learner.loss_model,
+                self.eval_set,
+                device=learner.device,
+                autocast=learner.autocast,
+                tokenizer=learner.files.tokenizer,
+                micro_batch=self.settings.micro_batch_size,
+            )
         self.eval_losses.append(scores[ALL].loss)
         note = rising(self.eval_losses)
         if note:

@@ -6,14 +6,17 @@ What lives here: switching these on for any transformers model. What must not: t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, cast
 
+import torch
 from torch import nn
 
 from sftdata.errors import ConfigError, describe
+from sftdata_torch.attention import leave_blocks_uncompiled
 from sftdata_torch.collate import Batch, FixedShape, PackedCollator, Row
 
-__all__ = ["MODES", "Mode", "SteadyCollator", "apply_mode", "compile_layers", "decoder_layers"]
+__all__ = ["MODES", "Mode", "SteadyCollator", "apply_mode", "compile_layers", "decoder_layers", "not_compiled"]
 
 
 class Mode(NamedTuple):
@@ -62,17 +65,26 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
     return lists[0]
 
 
-def compile_layers(model: nn.Module) -> None:
+def compile_layers(model: nn.Module, backend: str = "inductor") -> None:
     """Compile every decoder layer by itself: equal layers share one compilation of some ten seconds."""
+    leave_blocks_uncompiled()
     for layer in decoder_layers(model):
-        layer.compile(dynamic=False)
+        layer.compile(dynamic=False, backend=backend)
+
+
+def not_compiled() -> AbstractContextManager[None]:
+    """Inside, compiled layers run as they are written: batches of other shapes are not worth a compilation."""
+    return cast(AbstractContextManager[None], torch.compiler.set_stance("force_eager"))
+
+
+_FEWEST_SEGMENTS = 64
 
 
 class SteadyCollator:
     """Batches whose shapes hardly change, so that a compiled layer is not compiled again.
 
-    Every batch has `micro_batch · capacity` tokens, the tail padding, and `cu_seq_lens` of the next power of two:
-    micro-batches of 7 and of 12 documents in one bin both have 16 segments, padding included.
+    Every batch has `micro_batch · capacity` tokens, the tail padding, and `cu_seq_lens` of the next power of two, 64
+    at least: micro-batches of 7 and of 52 documents both have 64 segments, padding included.
     """
 
     def __init__(self, *, micro_batch: int, capacity: int, pad_id: int = 0) -> None:
@@ -83,5 +95,6 @@ class SteadyCollator:
     def __call__(self, rows: Sequence[Row]) -> Batch:
         """The canonical batch of `rows`."""
         needed = sum(len(row["seq_lengths"]) for row in rows) + self.micro_batch + 1
-        fixed = FixedShape(self.micro_batch * self.capacity, 1 << (needed - 1).bit_length(), self.capacity)
+        segments = max(_FEWEST_SEGMENTS, 1 << (needed - 1).bit_length())
+        fixed = FixedShape(self.micro_batch * self.capacity, segments, self.capacity)
         return PackedCollator(fixed=fixed, pad_id=self.pad_id).flatten(rows)

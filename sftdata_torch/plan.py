@@ -12,6 +12,9 @@ really saves):
 
 Norms work in float32, hence c; without a varlen kernel another copy of q is kept, and keys and values are as wide as
 q. With checkpointing a layer keeps its input only, and one layer's set exists at a time.
+
+A step's peak is one of three moments: logits at the head, with every layer's share kept; the last layer's set behind
+it; the first layer's set with the gradients of all others.
 """
 
 from __future__ import annotations
@@ -116,7 +119,9 @@ def model_size(address: str) -> ModelSize:
 
 def size_of(model: torch.nn.Module, text: Any) -> ModelSize:
     """Of a model, on whatever device, and the configuration of its decoder."""
-    linear = {module.weight for module in model.modules() if isinstance(module, torch.nn.Linear)}
+    tables = {module.weight for module in model.modules() if isinstance(module, torch.nn.Embedding)}
+    head = model.get_output_embeddings()  # type: ignore[operator]  # of transformers
+    linear = {weight for weight in model.parameters() if weight.ndim == 2} - tables | {head.weight}
     heads = int(text.num_attention_heads)
     width = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
     return ModelSize(
@@ -153,8 +158,11 @@ def predict(
     accumulates: bool,
     cuda: bool,
     trained: int | None = None,
+    shards: int = 1,
 ) -> Memory:
     """Peak of a step with micro-batches of `tokens` tokens; `trained` weights of all (None: all of them).
+
+    Over `shards` ranks weights, gradients and states are divided; a layer, or what is no layer, is whole for a time.
 
     On a GPU weights are in float32 and products in bfloat16, or weights in bfloat16 for an optimizer that holds the
     missing bits; elsewhere all is float32.
@@ -165,17 +173,27 @@ def predict(
     per_layer = tokens * activation_bytes(size, itemsize=itemsize, autocast=autocast, kernel=cuda)
     product = 2 if cuda else 4
     copies = product * size.matmul_weights if autocast and not mode.checkpointing else 0
-    layer_input = tokens * size.hidden * itemsize
-    kept = size.layers * layer_input + per_layer if mode.checkpointing else size.layers * per_layer
-    logits = min(mode.chunk_bytes, tokens * size.vocabulary * (4 + (2 if cuda else 0)))
+    inputs = size.layers * tokens * size.hidden * itemsize
+    ends = 2 * 4 * tokens * size.hidden  # what the body gives, and its gradient
     table = size.vocabulary * size.hidden
-    head = logits + (4 * table if trained == size.weights else 0) + (product * table if autocast else 0)
-    gradients = itemsize * (table if mode.release else trained)
-    weights, states = itemsize * size.weights, round(OPTIMIZERS[optimizer].bytes_per_weight * trained)
-    activations = kept + copies + 2 * 4 * tokens * size.hidden
-    working = activations + head
-    peak = weights + states + (working + gradients if accumulates or mode.release else max(working, gradients))
-    return Memory(weights, states, gradients, activations, head, peak)
+    table_gradient = 4 * table if trained == size.weights else 0
+    head = (
+        min(mode.chunk_bytes, tokens * size.vocabulary * (4 + (2 if cuda else 0)))
+        + table_gradient
+        + (product * table if autocast else 0)
+    )
+    gradients = itemsize * (table if mode.release else trained) // shards
+    weights = itemsize * size.weights // shards
+    states = round(OPTIMIZERS[optimizer].bytes_per_weight * trained) // shards
+    whole = itemsize * max(table, (size.weights - table) // size.layers) if shards > 1 else 0
+    if mode.checkpointing:
+        activations = inputs + per_layer + ends
+        moments = [inputs + ends + head, activations + table_gradient, per_layer + ends + gradients]
+    else:
+        activations = size.layers * per_layer + copies + ends
+        moments = [activations + head, gradients]
+    working = max(moments[:-1]) + gradients if accumulates else max(moments)
+    return Memory(weights, states, gradients, activations, head, weights + states + whole + working)
 
 
 def make_plan(settings: TrainSettings) -> Plan:
@@ -198,6 +216,7 @@ def make_plan(settings: TrainSettings) -> Plan:
             accumulates=schedule.global_batch > settings.micro_batch_size * processes,
             cuda=cuda,
             trained=trained,
+            shards=processes if settings.parallel == "fsdp" else 1,
         )
         for name, mode in MODES.items()
     }

@@ -20,6 +20,7 @@ from sftdata_torch.assemble import Data, Learner, Schedule
 from sftdata_torch.collate import PackedCollator, Row
 from sftdata_torch.head import assert_head_is_whole
 from sftdata_torch.isolation import assert_packing_isolated
+from sftdata_torch.modes import not_compiled
 from sftdata_torch.sampler import Bin
 from sftdata_torch.settings import TrainSettings
 
@@ -41,7 +42,7 @@ def look_first(data: Data, learner: Learner) -> None:
     document: Row = {**{name: row[name][:length] for name in ("input_ids", "labels")}, "seq_lengths": [length]}
     with (
         torch.autocast(learner.device.type, dtype=learner.autocast, enabled=learner.autocast is not None),
-        torch.compiler.set_stance("force_eager"),  # shapes of their own are not worth a compilation
+        not_compiled(),
     ):
         if len(row["seq_lengths"]) > 1:
             packed = data.collate([row])

@@ -10,8 +10,10 @@ from torch.nn.functional import cross_entropy
 from sftdata.errors import ConfigError
 from sftdata_torch.collate import PackedCollator
 from sftdata_torch.head import LossModel, assert_head_is_whole, head_of
-from tests.torch.models import FAMILIES, causal
-from tests.torch.packs import row
+from sftdata_torch.isolation import assert_packing_isolated
+from sftdata_torch.modes import decoder_layers
+from tests.torch.models import FAMILIES, ZOO, causal, of_family
+from tests.torch.packs import VOCAB, row
 
 BATCH = PackedCollator()([row([7, 5, 9], seed=3), row([6], seed=4)])
 INPUTS = {name: value for name, value in BATCH.items() if name not in ("labels", "target_idx", "num_target_tokens")}
@@ -35,6 +37,43 @@ def test_loss_and_gradient_are_those_of_the_models_own_logits(family):
     torch.testing.assert_close(loss.nll, expected, rtol=1e-6, atol=0)  # gemma norms compute in float32
     for name, weight in model.named_parameters():
         torch.testing.assert_close(ours[name], weight.grad, rtol=1e-5, atol=1e-7, msg=name)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_every_family_has_its_own_loss_and_gradient_in_float64_whatever_the_chunks(name):
+    """An oracle that shares nothing with us: the model's own logits, torch's cross entropy, autograd."""
+    model = of_family(name).double()
+    assert_head_is_whole(model, BATCH)
+    assert_packing_isolated(model, BATCH)
+    assert len(decoder_layers(model)) == 2
+    expected = reference(model)
+    expected.backward()
+    wanted = {key: weight.grad.clone() for key, weight in model.named_parameters()}
+    values = 2 if head_of(model).shape.softcap else 1
+    for rows in (1, 7, 1000):
+        model.zero_grad()
+        loss = LossModel(model, chunk_bytes=rows * VOCAB * 8 * values)(BATCH)
+        loss.nll.backward()
+        torch.testing.assert_close(loss.nll, expected, rtol=1e-6, atol=0)  # some norms compute in float32
+        for key, weight in model.named_parameters():
+            torch.testing.assert_close(weight.grad, wanted[key], rtol=1e-4, atol=1e-6, msg=f"{rows} {key}")
+
+
+def test_the_zoo_holds_what_heads_differ_in():
+    models = {name: of_family(name) for name in ZOO}
+    heads = {name: head_of(model) for name, model in models.items()}
+    tied = {name for name, model in models.items() if head_of(model).weight is model.get_input_embeddings().weight}
+    assert {"llama, tied", "qwen3, tied", "gemma", "gpt2"} <= tied
+    assert not {"llama", "gemma, untied", "qwen3"} & tied
+    assert {name for name, head in heads.items() if head.bias is not None} == {"phi"}
+    assert {name for name, head in heads.items() if head.shape.softcap} >= {"gemma2", "gemma3"}
+
+
+def test_vocabulary_padded_beyond_the_tokenizer_trains_and_is_never_a_target():
+    model = of_family("qwen3", vocab_size=VOCAB + 31).double()
+    assert_head_is_whole(model, BATCH)
+    LossModel(model)(BATCH).nll.backward()
+    assert model.lm_head.weight.grad[VOCAB:].abs().max() > 0, "they share in the softmax, as in the model itself"
 
 
 def test_head_with_a_bias_is_read():

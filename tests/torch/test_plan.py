@@ -10,8 +10,11 @@ from sftdata.errors import ConfigError
 from sftdata_torch.collate import PackedCollator
 from sftdata_torch.head import LossModel, hidden_states
 from sftdata_torch.modes import MODES, SteadyCollator, apply_mode
+from sftdata_torch.optim import make_optimizer, members
 from sftdata_torch.plan import activation_bytes, lora_weights, make_plan, model_size, predict, size_of
-from tests.torch.models import causal
+from sftdata_torch.step import train_step
+from tests.torch.live import LiveBytes
+from tests.torch.models import causal, of_family
 from tests.torch.packs import many, row
 from tests.torch.runs import settings
 
@@ -51,6 +54,45 @@ def test_activations_of_a_layer_are_what_torch_keeps(family, compute):
     size = size_of(models[0], models[0].config)
     predicted = activation_bytes(size, itemsize=itemsize, autocast=compute == "autocast", kernel=False)
     assert (two - one) / TOKENS == pytest.approx(predicted, rel=0.1 if family == "gemma" and itemsize == 2 else 0.03)
+
+
+STEPS = [("fast", 1), ("fast", 2), ("lean", 1), ("lean", 2), ("min", 1)]
+
+
+@pytest.mark.parametrize(("mode", "micro_batches"), STEPS)
+@pytest.mark.parametrize("family", ["llama", "gemma"])
+def test_predicted_peak_is_that_of_a_real_step(family, mode, micro_batches):
+    """All tensors that live at once in a second step, optimizer and clipping included: within 5 %."""
+    widths = {"head_dim": 32} if family == "gemma" else {"num_key_value_heads": 2}
+    sizes = {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 3, "vocab_size": 2000}
+    model, chosen = causal(family, **sizes, **widths).train(), MODES[mode]
+    apply_mode(model, chosen)
+    optimizer, loss_model = make_optimizer(model, lr=1e-3, release=chosen.release), LossModel(model)
+    batches = [PackedCollator()([row([TOKENS], seed=seed, trained=1.0)]) for seed in range(micro_batches)]
+    clip = None if chosen.release else 1.0
+    train_step(loss_model, optimizer, batches, device=torch.device("cpu"), clip=clip)
+    states = [value for each in members(optimizer) for state in each.state.values() for value in state.values()]
+    with LiveBytes([*model.parameters(), *model.buffers(), *states]) as live:
+        train_step(loss_model, optimizer, batches, device=torch.device("cpu"), clip=clip)
+    size = size_of(model, model.config)
+    memory = predict(size, chosen, tokens=TOKENS, optimizer="adamw", accumulates=micro_batches > 1, cuda=False)
+    assert memory.peak == pytest.approx(live.peak, rel=0.05)
+
+
+def test_matrices_are_counted_whatever_layer_holds_them():
+    """GPT-2 keeps its matrices in a layer of its own; the head is tied to the table of tokens, positions are none."""
+    model = of_family("gpt2")
+    size = size_of(model, model.config)
+    assert size.matmul_weights == 2 * (32 * 96 + 32 * 32 + 2 * 32 * 128) + 97 * 32
+
+
+def test_shards_divide_what_they_hold(tmp_path):
+    model = causal("llama")
+    size = size_of(model, model.config)
+    given = {"tokens": 8, "optimizer": "adamw", "accumulates": True, "cuda": True}
+    one, four = (predict(size, MODES["fast"], **given, shards=shards) for shards in (1, 4))
+    assert four[:3] == tuple(value // 4 for value in one[:3])
+    assert four.activations == one.activations
 
 
 def test_checkpointing_keeps_one_input_a_layer():
