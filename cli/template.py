@@ -214,7 +214,8 @@ def diff(one: str, other: str, records: tuple[str, ...], output: str, **options:
     from sftdata.pipeline.cases import cases
     from sftdata.pipeline.compare import compare
 
-    sides = [_side(name, options) for name in (one, other)]
+    vocabularies: dict[str, Any] = {}
+    sides = [_side(name, options, vocabularies) for name in (one, other)]
     if sides[0].label == sides[1].label:
         sides[0].label, sides[1].label = f"{one} (first)", f"{other} (second)"
     found = list(compare(sides[0], sides[1], cases(records)))
@@ -228,7 +229,7 @@ def diff(one: str, other: str, records: tuple[str, ...], output: str, **options:
     return 1 if different else 0
 
 
-def _side(name: str, options: dict[str, Any]) -> Any:
+def _side(name: str, options: dict[str, Any], vocabularies: dict[str, Any]) -> Any:
     from sftdata.pipeline.compare import Side
     from sftdata.pipeline.named import compiled, served_templates
     from sftdata.tokenizers import load_files, load_vocabulary
@@ -237,9 +238,10 @@ def _side(name: str, options: dict[str, Any]) -> Any:
     address = name if own else options["tokenizer"]
     chosen = served_templates(name, address if not own else None)
     templates = {key: compiled(one, options["template_arg"], _day(options["clock"])) for key, one in chosen.items()}
-    vocabulary = load_vocabulary(load_files(address)) if address is not None else None
+    if address is not None and address not in vocabularies:
+        vocabularies[address] = load_vocabulary(load_files(address))
     label = chosen["default"].label
-    return Side.of(name if own else label, templates, vocabulary)
+    return Side.of(name if own else label, templates, vocabularies.get(address))
 
 
 def _tell_differences(found: list[Any], labels: list[str], *, in_ids: bool, few: bool) -> None:

@@ -6,6 +6,7 @@ What lives here: the text of such a file, and its comparison with vectors derive
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -89,7 +90,11 @@ def derive_again(golden: Golden, options: dict[str, Any]) -> Golden:
 
 def moved(before: Golden, after: Golden) -> list[Moved]:
     """Everything that differs between a file and what was derived from its records; nothing where all is the same."""
-    decode = decoder(after)
+
+    @functools.cache
+    def decode_by() -> Decode:
+        return decoder(after)  # loading takes seconds for a large vocabulary, and mostly nothing moved
+
     out = list(_headers(before, after))
     for old, new in zip(before.conversations, after.conversations, strict=True):
         if old.refused != new.refused:
@@ -101,7 +106,9 @@ def moved(before: Golden, after: Golden) -> list[Moved]:
             if turn.message not in news:
                 out.append(Moved(f"{old.name}: there is no prompt of message {turn.message + 1} now"))
                 continue
-            out += _moved_turn(f"{old.name}, message {turn.message + 1}", turn, news[turn.message], decode)
+            out += _moved_turn(
+                f"{old.name}, message {turn.message + 1}", turn, news[turn.message], lambda ids: decode_by()(ids)
+            )
     return out
 
 

@@ -241,7 +241,7 @@ def _model(server: Server) -> dict[str, str]:
 
 def _request(record: Mapping[str, Any], upto: int, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The chat as a client sends it; what is not set is not there."""
-    arguments = {**(record.get("chat_template_kwargs") or {}), **kwargs}
+    arguments = {**kwargs, **(record.get("chat_template_kwargs") or {})}
     out: dict[str, Any] = {"messages": [_message(one) for one in record["messages"][:upto]]}
     if record.get("tools"):
         out["tools"] = record["tools"]

@@ -46,7 +46,6 @@ def prompt_turns(conversation: Conversation) -> list[int]:
 def render_conversation(
     template: Template,
     conversation: Conversation,
-    kwargs: Mapping[str, Any] | None = None,
     policy: ControlPolicy = UNGUARDED,
 ) -> Rendered | TemplateError:
     """All prompts of a chat and its whole text, or the template's refusal of the most usual form of its messages.
@@ -55,7 +54,7 @@ def render_conversation(
     missing from the text.
     """
     said = list(_said(conversation))
-    arguments = {**(conversation.template_kwargs or {}), **(kwargs or {})}
+    arguments = conversation.template_kwargs or {}
     tried: list[list[dict[str, Any]]] = []
     best: Rendered | None = None
     fewest = 0

@@ -100,6 +100,15 @@ def test_template_arguments_are_sent_and_those_of_another_serving_differ(run: Ru
     assert "ends here" in out
 
 
+def test_arguments_of_a_record_are_sent_over_those_of_the_command(run: Run, tmp_path: Path) -> None:
+    chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
+    record = {"messages": chat, "chat_template_kwargs": {"enable_thinking": True}}
+    (tmp_path / "chats.jsonl").write_text(json.dumps(record) + "\n", encoding="utf-8")
+    flags = ("--template", "qwen3", "--template-arg", "enable_thinking=false", "--records", tmp_path / "chats.jsonl")
+    with serving(vllm(served("qwen3"))) as url:
+        assert run(url, *flags)[0] == 0
+
+
 def with_bos(tmp_path: Path) -> tuple[Path, PreTrainedTokenizerFast]:
     """A tokenizer that adds a BOS by itself, under a template that prints it too: as Llama 2 and Mistral have it."""
     native = NativeTokenizer.from_str(load_files("builtin").tokenizer_json)

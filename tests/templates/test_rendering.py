@@ -61,10 +61,9 @@ def test_a_template_that_raises_on_every_form_is_its_own_error() -> None:
     assert refusal.detail == "never"
 
 
-def test_arguments_of_the_record_reach_the_template_and_given_ones_win() -> None:
-    template = compiled("{{ style }}")
+def test_arguments_of_the_record_reach_the_template_and_win() -> None:
+    day = datetime.date(2026, 1, 1)
+    template = compile_template(LOOP.replace("BODY", "{{ style }}"), kwargs={"style": "given"}, clock=day)
+    assert rendered(template, chat(*HELLO.messages[:1])).whole == "<user>given"
     styled = Conversation(messages=HELLO.messages[:1], template_kwargs={"style": "own"})
     assert rendered(template, styled).whole == "<user>own"
-    given = render_conversation(template, styled, {"style": "given"})
-    assert isinstance(given, Rendered)
-    assert given.whole == "<user>given"
