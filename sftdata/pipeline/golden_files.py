@@ -92,8 +92,11 @@ def moved(before: Golden, after: Golden) -> list[Moved]:
     """Everything that differs between a file and what was derived from its records; nothing where all is the same."""
 
     @functools.cache
-    def decode_by() -> Decode:
-        return decoder(after)  # loading takes seconds for a large vocabulary, and mostly nothing moved
+    def loaded() -> Decode:
+        return decoder(after)  # this takes seconds for a large vocabulary, and mostly nothing moved
+
+    def decode(ids: Sequence[int]) -> str:
+        return loaded()(ids)
 
     out = list(_headers(before, after))
     for old, new in zip(before.conversations, after.conversations, strict=True):
@@ -106,9 +109,7 @@ def moved(before: Golden, after: Golden) -> list[Moved]:
             if turn.message not in news:
                 out.append(Moved(f"{old.name}: there is no prompt of message {turn.message + 1} now"))
                 continue
-            out += _moved_turn(
-                f"{old.name}, message {turn.message + 1}", turn, news[turn.message], lambda ids: decode_by()(ids)
-            )
+            out += _moved_turn(f"{old.name}, message {turn.message + 1}", turn, news[turn.message], decode)
     return out
 
 
