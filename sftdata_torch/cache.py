@@ -12,8 +12,10 @@ import os
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 from sftdata.errors import ShardError, describe
+from sftdata.shards.store import filesystem, steadily
 
 __all__ = ["ShardCache"]
 
@@ -38,7 +40,7 @@ class ShardCache:
         """The local path of the file `name`, fetched if it is not there.
 
         `size` and `sha256` are what the manifest says of it; without them it is fetched anew. Raises ShardError,
-        naming the address, where it is missing or its bytes are others.
+        naming the address, where it is missing, cannot be read, or its bytes are others.
         """
         path = self.folder / name
         if size is not None and path.is_file() and path.stat().st_size == size:
@@ -55,26 +57,21 @@ class ShardCache:
         return path
 
     def _copy(self, name: str, part: Path, size: int | None, sha256: str | None) -> None:
-        import fsspec
-
         source = f"{self.address}/{name}"
-        digest, copied = hashlib.sha256(), 0
         try:
-            with fsspec.open(source, "rb") as remote, part.open("wb") as local:
-                while chunk := remote.read(_CHUNK):
-                    digest.update(chunk)
-                    copied += len(chunk)
-                    local.write(chunk)
-                local.flush()
-                os.fsync(local.fileno())
+            system, path = filesystem(source)
+            copied, digest = steadily(lambda: _copied(system, path, part))
         except FileNotFoundError as absent:
             raise ShardError(
                 describe("the file is missing", where=source, fix="Upload the sealed set again.")
             ) from absent
-        if (size is not None and copied != size) or (sha256 is not None and digest.hexdigest() != sha256):
+        except OSError as error:
+            fix = f"Look at the address and who may read it, and at the space in {self.folder}."
+            raise ShardError(describe(f"it cannot be fetched: {error}", where=source, fix=fix)) from error
+        if (size is not None and copied != size) or (sha256 is not None and digest != sha256):
             raise ShardError(
                 describe(
-                    f"{copied} bytes with sha256 {digest.hexdigest()}",
+                    f"{copied} bytes with sha256 {digest}",
                     where=source,
                     expected=f"{size} bytes with {sha256}",
                     fix="Upload the file again; run `sftdata verify` on the set it came from.",
@@ -100,3 +97,16 @@ class ShardCache:
             if path != keep:
                 path.unlink(missing_ok=True)
                 total -= size
+
+
+def _copied(system: Any, source: str, part: Path) -> tuple[int, str]:
+    """Copy a file to `part`, from its beginning, onto the disk; its size and sha256."""
+    digest, copied = hashlib.sha256(), 0
+    with system.open(source, "rb") as remote, part.open("wb") as local:
+        while chunk := remote.read(_CHUNK):
+            digest.update(chunk)
+            copied += len(chunk)
+            local.write(chunk)
+        local.flush()
+        os.fsync(local.fileno())
+    return copied, digest.hexdigest()

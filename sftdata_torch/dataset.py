@@ -145,15 +145,17 @@ class PackedDataset(data.Dataset[Row]):
         return group
 
     def _read(self, file: FileEntry, at: int) -> Rows:
+        """A row group from disk; a mirrored file that was evicted meanwhile, or went bad on this disk, comes anew."""
         if self._mirror is None:
             return self._shards.read_row_group(file, at)
-        for _ in range(_ATTEMPTS):
+        for attempt in range(_ATTEMPTS):
             path = self._mirror.fetch(file.name, size=file.bytes, sha256=file.sha256)
             try:
                 return self._shards.read_row_group(file, at)
             except DamageError:
-                if path.exists():
+                if path.exists() and attempt:
                     raise
+                path.unlink(missing_ok=True)
         raise ShardError(
             describe(
                 "the file is evicted before it can be read",

@@ -25,7 +25,7 @@ from sftdata.shards.decode import (
     shape_problems,
 )
 from sftdata.shards.faults import Problem
-from sftdata.shards.layout import HEADER, SPLITS
+from sftdata.shards.layout import HEADER, MANIFEST, SPLITS
 from sftdata.shards.manifest import FileEntry, Manifest, manifest_of
 from sftdata.shards.pages import decode_pages
 from sftdata.shards.rows import Rows
@@ -125,10 +125,13 @@ def open_dataset(path: str | os.PathLike[str]) -> Dataset:
     """Open the sealed dataset at `path`: a folder, or an fsspec address such as `s3://bucket/set`.
 
     Reads and checks the manifest alone. Raises DamageError where there is none, it is damaged, of another format
-    version, or the folder holds an unfinished run.
+    version, or the folder holds an unfinished run; ConfigError for an address that fsspec cannot open.
     """
     store = open_store(path)
-    return Dataset(store, manifest_of(store))
+    try:
+        return Dataset(store, manifest_of(store))
+    except OSError as error:
+        raise Problem("SFT807", MANIFEST, "", f"it cannot be read: {error}").error(store.address) from error
 
 
 def _bins(rows: Rows) -> Iterator[dict[str, npt.NDArray[Any]]]:

@@ -12,7 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-__all__ = ["Store", "open_store"]
+from sftdata.errors import ConfigError, describe
+
+__all__ = ["Store", "filesystem", "open_store", "steadily"]
 
 _PAUSES = (0.2, 0.5, 1.0, 2.0)
 """Seconds between tries at a remote store; its client may have retried each of them already."""
@@ -77,44 +79,62 @@ class _Remote:
     def __init__(self, address: str) -> None:
         self.address = address.rstrip("/")
 
-    def _open(self) -> tuple[Any, str]:
-        # Asked for at every call: fsspec keeps instances, and makes new ones in a forked process.
-        from fsspec.core import url_to_fs
-
-        filesystem, folder = url_to_fs(self.address)
-        return filesystem, folder.rstrip("/")
+    def _ask(self, question: Callable[[Any, str], Result]) -> Result:
+        # Opened at every call: fsspec keeps instances, and makes new ones in a forked process.
+        system, folder = filesystem(self.address)
+        return steadily(lambda: question(system, folder.rstrip("/")))
 
     def size(self, name: str) -> int | None:
-        filesystem, folder = self._open()
         try:
-            return _steadily(lambda: int(filesystem.size(f"{folder}/{name}")))
+            return self._ask(lambda system, folder: int(system.size(f"{folder}/{name}")))
         except FileNotFoundError:
             return None
 
     def read(self, name: str, start: int, stop: int) -> bytes:
-        filesystem, folder = self._open()
-        return _steadily(lambda: bytes(filesystem.cat_file(f"{folder}/{name}", start=start, end=stop)))
+        return self._ask(lambda system, folder: bytes(system.cat_file(f"{folder}/{name}", start=start, end=stop)))
 
     def names(self) -> list[str]:
-        filesystem, folder = self._open()
         try:
-            found = _steadily(lambda: filesystem.ls(folder, detail=False))
+            found = self._ask(lambda system, folder: list(system.ls(folder, detail=False)))
         except FileNotFoundError:
             return []
         return sorted(str(path).rstrip("/").rpartition("/")[2] for path in found)
 
     def holds_unfinished_run(self) -> bool:
-        filesystem, folder = self._open()
-        return bool(filesystem.exists(f"{folder}/{_WORK}"))
+        return self._ask(lambda system, folder: bool(system.exists(f"{folder}/{_WORK}")))
 
 
-def _steadily(action: Callable[[], Result]) -> Result:
-    """Do `action`, again after a pause where the store fails; raises what the last try raises."""
+def filesystem(address: str) -> tuple[Any, str]:
+    """The fsspec filesystem of an address, and the path in it.
+
+    Raises ConfigError where the protocol is unknown or its package is not installed.
+    """
+    from fsspec.core import url_to_fs
+
+    try:
+        system, path = url_to_fs(address)
+    except (ImportError, ValueError) as error:
+        fix = "Install the package that fsspec reads this protocol with (s3: s3fs, gs: gcsfs, az: adlfs)."
+        raise ConfigError(describe(str(error), where=address, fix=fix)) from error
+    return system, str(path)
+
+
+def steadily(action: Callable[[], Result]) -> Result:
+    """Do `action`, again after a pause where a remote store fails: a run of days outlives a fault of seconds.
+
+    Raises FileNotFoundError and PermissionError at once, and OSError for whatever else the last try raised: clients
+    of stores have exceptions of their own.
+    """
     for pause in _PAUSES:
         try:
             return action()
         except (FileNotFoundError, PermissionError):
             raise
-        except OSError:
+        except Exception:  # noqa: BLE001 - whatever it is, the last try will say it
             time.sleep(pause)
-    return action()
+    try:
+        return action()
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"{type(error).__name__}: {error}") from error

@@ -12,7 +12,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from sftdata.errors import ShardError
+from sftdata.errors import ConfigError, ShardError
 from sftdata.shards import DamageError, join, open_dataset, read_manifest, verify
 from tests.shards.sealing import EVAL, TRAIN, rows_of, seal, spell
 
@@ -90,6 +90,40 @@ def test_an_fsspec_address_is_read_and_verified_like_a_folder(tmp_path: Path) ->
             open_dataset("memory://bucket/unsealed")
     finally:
         filesystem.rm("/bucket", recursive=True)
+
+
+def test_a_remote_store_that_fails_is_asked_again_and_then_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seal(tmp_path)
+    memory = fsspec.filesystem("memory")
+    faults: list[Exception] = []
+    cat_file = type(memory).cat_file
+
+    def failing(system: object, *given: object, **asked: object) -> bytes:
+        if faults:
+            raise faults.pop()
+        return bytes(cat_file(system, *given, **asked))
+
+    monkeypatch.setattr(type(memory), "cat_file", failing)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    try:
+        for path in tmp_path.iterdir():
+            memory.pipe_file(f"/faulty/set/{path.name}", path.read_bytes())
+        faults[:] = [RuntimeError("reset"), TimeoutError("slow")]
+        dataset = open_dataset("memory://faulty/set")
+        faults[:] = [RuntimeError("reset"), TimeoutError("slow")]
+        assert dataset.read_row_group(dataset.files[0], 0) == rows_of(TRAIN[: dataset.files[0].row_groups[0].rows])
+        faults[:] = [RuntimeError("no route")] * 99
+        with pytest.raises(DamageError, match=r"train-00001\S*: SFT806: the file cannot be read: Runtime.*no route"):
+            dataset.read_row_group(dataset.files[1], 0)
+        with pytest.raises(DamageError, match=r"manifest\.json: SFT807: it cannot be read: RuntimeError: no route"):
+            open_dataset("memory://faulty/set")
+        assert [one.code for one in verify("memory://faulty/set").problems] == ["SFT807"]
+        with pytest.raises(ConfigError, match=r"^nothere://bucket/set: .*nothere.*\. Install the package"):
+            open_dataset("nothere://bucket/set")
+    finally:
+        memory.rm("/faulty", recursive=True)
 
 
 def test_an_error_names_file_place_and_remedy(tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFile
 
 from sftdata.errors import ShardError
+from sftdata_torch import cache as cache_module
 from sftdata_torch.cache import ShardCache
 
 
@@ -37,7 +39,7 @@ def test_fetched_file_is_there_whole_and_is_not_fetched_twice(remote, tmp_path, 
     cache = ShardCache(remote, tmp_path)
     path = cache.fetch("1.parquet", size=1000, sha256=sha256(1))
     assert path.read_bytes() == bytes([1]) * 1000
-    monkeypatch.setattr(fsspec, "open", None)
+    monkeypatch.setattr(cache_module, "filesystem", None)
     assert cache.fetch("1.parquet", size=1000, sha256=sha256(1)) == path
     assert names(cache) == ["1.parquet"]
 
@@ -104,3 +106,25 @@ def test_many_that_fetch_the_same_file_at_once_all_get_it(tmp_path):
     assert len(got) == 8
     assert {path.read_bytes() for path in got} == {bytes([2]) * 1000}
     assert names(ShardCache(remote, tmp_path)) == ["2.parquet"]
+
+
+def test_fault_on_the_way_is_gone_on_from_and_a_lasting_one_named(remote, tmp_path, monkeypatch):
+    """Half of the file comes, then the client raises what its author liked."""
+    faults = [RuntimeError("connection reset"), TimeoutError("too slow")]
+    read = MemoryFile.read
+
+    def failing(file, size=-1):
+        if file.tell() and faults:
+            raise faults.pop()
+        return read(file, min(size, 400))
+
+    monkeypatch.setattr(MemoryFile, "read", failing)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    cache = ShardCache(remote, tmp_path)
+    assert cache.fetch("1.parquet", size=1000, sha256=sha256(1)).read_bytes() == bytes([1]) * 1000
+    faults[:] = [RuntimeError("no route")] * 9
+    with pytest.raises(
+        ShardError, match=rf"^{remote}/2\.parquet: it cannot be fetched: RuntimeError: no route\. Look at the address"
+    ):
+        cache.fetch("2.parquet", size=1000, sha256=sha256(2))
+    assert names(cache) == ["1.parquet"]

@@ -255,8 +255,8 @@ def test_sampler_works_in_a_loader_of_the_users_own(shards):
 def remote(shards):
     files = fsspec.filesystem("memory")
     for path in shards.iterdir():
-        files.pipe(f"/bucket/set/{path.name}", path.read_bytes())
-    return "memory://bucket/set"
+        files.pipe(f"/of-test-dataset/set/{path.name}", path.read_bytes())
+    return "memory://of-test-dataset/set"
 
 
 @pytest.mark.parametrize("limit", [None, 1])
@@ -285,3 +285,16 @@ def test_mirrored_file_that_others_keep_evicting_ends_in_the_remedy(remote, tmp_
     monkeypatch.setattr(ShardCache, "fetch", fetch)
     with pytest.raises(ShardError, match="Raise cache_bytes"):
         dataset[0]
+
+
+def test_mirrored_file_that_went_bad_on_this_disk_comes_anew(remote, tmp_path):
+    def dataset():
+        return PackedDataset(remote, seed=None, cache_dir=tmp_path, cache_groups=1)
+
+    same(dataset()[0], BINS[0])
+    (path,) = ShardCache(remote, tmp_path).folder.glob("*.parquet")
+    sound = path.read_bytes()
+    for place in (1, 100, len(sound) - 20):  # header, the first row group, footer
+        path.write_bytes(sound[:place] + bytes([sound[place] ^ 1]) + sound[place + 1 :])
+        same(dataset()[0], BINS[0])
+        assert path.read_bytes() == sound
