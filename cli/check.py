@@ -119,7 +119,7 @@ def _tell(checked: Any, policy: Any, wishes: dict[str, Any]) -> int:
 
     tally = Tally(policy)
     for found in policy.chosen(checked.findings()):
-        tally.add(found.code)
+        tally.add(found)
     records = checked.report["ledger"]["records"]["read"]
     statuses = tally.statuses(records, checked.skipped, sampled=bool(checked.report["sample"]))
     addresses = {one["name"]: one["address"] for one in checked.report["inputs"]}

@@ -92,7 +92,8 @@ def _system_prompts(system: npt.NDArray[np.uint64]) -> Iterator[Found]:
     share = float((system != 0).mean()) if len(system) else 0.0
     if 0 < share < 1:
         distinct = len(np.unique(system[system != 0]))
-        yield _whole("SFT711", f"{share:.1%} of the records have a system prompt, {distinct:,} different ones")
+        kinds = f"{distinct:,} different ones" if distinct > 1 else "always the same"
+        yield _whole("SFT711", f"{share:.1%} of the records have a system prompt, {kinds}")
 
 
 def _tokens(checked: Checked, facts: dict[str, Any], ledger: Ledger) -> Iterator[Found]:

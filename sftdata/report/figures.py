@@ -12,12 +12,10 @@ import msgspec
 from markupsafe import Markup
 
 from sftdata.report.plots import bars, columns, lines
-from sftdata.report.terminal import clean
+from sftdata.report.terminal import NO_LIMIT, clean
 
-__all__ = ["NO_LIMIT", "Figure", "figures"]
+__all__ = ["Figure", "figures"]
 
-NO_LIMIT = 1 << 24
-"""A capacity from which on no maximum length was given."""
 _MOST_SOURCES, _MOST_COLUMNS = 15, 40
 
 

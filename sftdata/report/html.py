@@ -15,8 +15,8 @@ import jinja2
 import msgspec
 
 from sftdata.records import IGNORE_INDEX
-from sftdata.report.figures import NO_LIMIT, figures
-from sftdata.report.terminal import clean
+from sftdata.report.figures import figures
+from sftdata.report.terminal import NO_LIMIT, clean
 from sftdata.report.view import ShownDocument
 from sftdata.rules import RULES
 

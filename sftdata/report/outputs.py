@@ -24,7 +24,7 @@ from sftdata.version import VERSION
 
 __all__ = ["FORMATS", "Result"]
 
-_PLACES = 5
+_PLACES, _MESSAGES = 5, 1000
 _GITHUB_LIMIT = 10
 """GitHub shows ten annotations of a level and step; more are cut by it without a word."""
 _SARIF_LIMIT = 5000
@@ -68,25 +68,60 @@ def _row(result: Result, found: Any) -> dict[str, Any]:
     }
 
 
-def _human(result: Result) -> Iterator[str]:
-    places: dict[str, list[Any]] = {}
-    for found in result.findings():
-        kept = places.setdefault(found.code, [])
+class _Told:
+    """What one rule found, by message: how often, and the first places."""
+
+    def __init__(self) -> None:
+        self.count: dict[str, int] = {}
+        self.places: dict[str, list[Any]] = {}
+        self.fixes: set[str] = set()
+
+    def add(self, found: Any) -> None:
+        """Count one finding; of very many different messages the first are told apart."""
+        if found.message not in self.count and len(self.count) >= _MESSAGES:
+            return
+        self.count[found.message] = self.count.get(found.message, 0) + 1
+        kept = self.places.setdefault(found.message, [])
         if len(kept) < _PLACES:
             kept.append(found)
+        if found.fix:
+            self.fixes.add(found.fix)
+
+    def lines(self) -> Iterator[tuple[str, int]]:
+        """Messages, the most frequent first, each with a few places; and how many findings a line stands for."""
+        for message, count in sorted(self.count.items(), key=lambda pair: -pair[1])[:_PLACES]:
+            first, *others = self.places[message]
+            more = [_beside(first, other) for other in others]
+            rest = f" and {count - 1 - len(others):,} more" if count > 1 + len(others) else ""
+            listed = f"  (also {clean(', '.join(more))}{rest})" if more else ""
+            yield f"{clean(_place(first))}  {clean(message)}{listed}", count
+
+
+def _beside(first: Any, other: Any) -> str:
+    """A further place, less what it shares with the first."""
+    if other.source != first.source:
+        return f"{other.source or 'dataset'}:{other.line}"
+    return f":{other.line}" if other.line != first.line else other.pointer
+
+
+def _human(result: Result) -> Iterator[str]:
+    told: dict[str, _Told] = {}
+    for found in result.findings():
+        told.setdefault(found.code, _Told()).add(found)
     order = {"error": 0, "warning": 1, "info": 2}
     for one in sorted(result.statuses, key=lambda one: (order[one.severity], -one.count, one.code)):
         if not one.count:
             continue
         mark = "✗" if one.status == "failed" else "·"
-        of_records = any(found.record_id is not None for found in places[one.code])
-        rate = f" ({one.rate:.2%} of records)" if of_records else ""
+        rate = f" ({one.rate:.2%} of records)" if one.of_records else ""
         yield f"{mark} {one.code} {one.name}  {one.severity}, {one.count:,}{rate}"
-        for found in places[one.code]:
-            yield f"    {clean(_place(found))}  {clean(found.message)}"
-        if one.count > len(places[one.code]):
-            yield f"    … {one.count - len(places[one.code]):,} more: --format concise --select {one.code}"
-        fixes = {found.fix for found in places[one.code] if found.fix}
+        shown = 0
+        for line, count in told[one.code].lines():
+            yield f"    {line}"
+            shown += count
+        if one.count > shown:
+            yield f"    … {one.count - shown:,} more: --format concise --select {one.code}"
+        fixes = told[one.code].fixes
         yield f"    fix: {clean(' '.join(sorted(fixes))) if len(fixes) == 1 else RULES[one.code].remedy}"
     yield from _closing(result)
 

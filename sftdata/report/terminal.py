@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
-__all__ = ["Progress", "clean", "print_summary"]
+__all__ = ["NO_LIMIT", "Progress", "clean", "print_summary"]
 
 _EVERY_SECONDS = 10.0
+NO_LIMIT = 1 << 24
+"""A capacity from which on no maximum length was given."""
 
 
 def clean(text: str, *, limit: int = 400) -> str:
@@ -144,6 +146,8 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
     examples_line = f"  examples  {examples['written']:>12,} written, {examples['rejected']:,} rejected"
     lines = [records_line, examples_line, tokens_line]
     for split, one in packing.items():
+        if one["capacity"] >= NO_LIMIT:
+            continue
         lines.append(f"  {split:<9} {one['bins']:>12,} bins of {one['capacity']:,}, {one['fill']:.2%} full")
     for name, one in report.get("mixture", {}).get("sources", {}).items():
         lines.append(

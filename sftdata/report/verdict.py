@@ -30,6 +30,8 @@ class Located(Protocol):
     def code(self) -> str: ...
     @property
     def identity(self) -> str: ...
+    @property
+    def record_id(self) -> int | None: ...
 
 
 One = TypeVar("One", bound=Located)
@@ -57,6 +59,8 @@ PROFILES = {
     "lenient": Profile("error", 0.05, False),
 }
 """strict: warnings fail, and so does what could not be looked for. lenient: up to 5 % of the records may be lost."""
+_NO_SHARE = frozenset({"SFT015"})
+"""A profile tolerates none of these: how many records a file that ends early has lost, nobody knows."""
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,8 +97,10 @@ class RuleStatus(msgspec.Struct, frozen=True):
     status: Status
     count: int
     rate: float
-    """Findings a record that was looked at."""
+    """Records with a finding, of those that were looked at; 1 where the finding is about the inputs as a whole."""
     reason: str = ""
+    of_records: bool = False
+    """Whether all its findings are in records."""
 
 
 class Tally:
@@ -103,10 +109,23 @@ class Tally:
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self.counts: dict[str, int] = {}
+        self._records: dict[str, int] = {}
+        self._last: dict[str, int | None] = {}
 
-    def add(self, code: str) -> None:
-        """Count one finding."""
+    def add(self, found: Located) -> None:
+        """Count one finding; those of a rule come in the order of their records."""
+        code = found.code
         self.counts[code] = self.counts.get(code, 0) + 1
+        if found.record_id is None or self._last.get(code, -1) != found.record_id:
+            self._records[code] = self._records.get(code, 0) + 1
+        if self._last.get(code, -1) is not None:
+            self._last[code] = found.record_id  # None stays: the rule has a finding about the inputs as a whole
+
+    def _rate(self, code: str, records: int) -> float:
+        """The share of records with a finding of this rule."""
+        if self._last.get(code, -1) is None:
+            return 1.0
+        return self._records.get(code, 0) / records if records else 0.0
 
     def statuses(self, records: int, skipped: Mapping[str, str], *, sampled: bool) -> list[RuleStatus]:
         """Every selected rule with its status; `skipped` maps codes, or beginnings of codes, to why."""
@@ -114,7 +133,7 @@ class Tally:
         for code in sorted(self.policy.codes):
             one = RULES[code]
             count = self.counts.get(code, 0)
-            rate = count / records if records else 0.0
+            rate = self._rate(code, records)
             reason = next((why for begin, why in skipped.items() if code.startswith(begin)), "")
             status: Status = "sampled" if sampled else "passed"
             if count and self.policy.fails(code) and rate > self.policy.max_rates.get(code, 0.0):
@@ -123,7 +142,9 @@ class Tally:
                 reason = ""
             elif reason:
                 status = "failed" if self.policy.skipped_fails and one.severity != "info" else "skipped"
-            out.append(RuleStatus(code, one.name, self.policy.severity(code), status, count, round(rate, 6), reason))
+            of_records = bool(count) and self._last.get(code, -1) is not None
+            severity = self.policy.severity(code)
+            out.append(RuleStatus(code, one.name, severity, status, count, round(rate, 6), reason, of_records))
         return out
 
 
@@ -149,7 +170,7 @@ def build_policy(
     codes = _matching(select) if select else looked_for
     codes = ((codes | _matching(extend_select)) - _matching(ignore)) & looked_for
     severities: dict[str, Severity] = {}
-    max_rates = dict.fromkeys(codes, defaults.max_rate)
+    max_rates = {code: 0.0 if code in _NO_SHARE else defaults.max_rate for code in codes}
     for name, value in (rules or {}).items():
         try:
             options = msgspec.convert(value, RuleOptions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gzip
 import importlib.resources
 import json
 import shutil
@@ -298,3 +299,31 @@ def test_the_json_is_what_its_schema_says(messy: Path) -> None:
     assert not [error.message for error in validator.iter_errors(document)]
     assert not validator.is_valid({**document, "findings": [{**document["findings"][0], "line": 0}]})
     assert not validator.is_valid({**document, "more": 1})
+
+
+def test_people_see_a_message_once_and_how_often(tmp_path: Path) -> None:
+    records = [chat(f"{n}?", "I am {{name}}." if n % 2 else "", spare=1) for n in range(40)]
+    path = tmp_path / "chats.jsonl"
+    path.write_text("".join(json.dumps(one) + "\n" for one in records), encoding="utf-8")
+    lines = run(check_command, path).output.splitlines()
+    told = [line.strip() for line in lines if "was not filled in" in line]
+    assert told == ["chats.jsonl:2:/messages/1  '{{name}}' was not filled in  (also :4, :6, :8, :10 and 15 more)"]
+    assert any(line.startswith("· SFT116 extra-keys  info, 40 (100.00% of records)") for line in lines)
+    assert len(lines) < 25
+
+
+def test_a_rate_is_of_records_and_a_broken_input_is_never_below_it(tmp_path: Path) -> None:
+    """A record with two findings of a rule counts once; a file that ends early fails under every profile."""
+    path = tmp_path / "chats.jsonl.gz"
+    twice = {
+        "messages": [
+            *(chat("a", "I am {{name}}.")["messages"] + chat("b", "I am {{age}}.")["messages"]),
+        ]
+    }
+    data = "".join(json.dumps(one) + "\n" for one in [twice, *(chat(f"{n}?", "Yes.") for n in range(3000))])
+    path.write_bytes(gzip.compress(data.encode())[:-12])
+    document = json.loads(run(check_command, path, "--format", "json", "--profile", "lenient").output)
+    rules = {one["code"]: one for one in document["rules"]}
+    assert rules["SFT714"]["count"] == 2
+    assert rules["SFT714"]["rate"] * document["report"]["ledger"]["records"]["read"] == pytest.approx(1, abs=0.01)
+    assert rules["SFT015"]["status"] == "failed"
