@@ -12,14 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
+from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.corpus import data_folder, write_chats
-from benchmarks.prepare import prepare
+from benchmarks.prepare import prepare, used
+from benchmarks.processes import Ran, run
 
 __all__ = ["main", "trl"]
 
@@ -46,22 +46,21 @@ print(len(trainer.train_dataset))
 """
 
 
-def trl(path: Path, tokenizer: Path, folder: Path) -> float:
-    """Seconds of the whole process."""
+def trl(path: Path, tokenizer: Path, folder: Path) -> Ran:
+    """One run of the whole process."""
     with tempfile.TemporaryDirectory(dir=folder) as cache:
-        began = time.perf_counter()
-        command = [sys.executable, "-c", _TRL, str(path), str(tokenizer), cache]
-        subprocess.run(command, check=True, capture_output=True)
-        return time.perf_counter() - began
+        return run([sys.executable, "-c", _TRL, str(path), str(tokenizer), cache])
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Print medians and ratios."""
+    """Print medians, their spread, and ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--records", type=int, default=50_000)
+    parser.add_argument("--records", type=int, default=200_000)
     parser.add_argument("--turns", type=int, default=1)
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=5)
     options = parser.parse_args(arguments)
+    names = ("trl", "transformers", "datasets", "torch")
+    print(f"{used()}; {', '.join(f'{name} {version(name)}' for name in names)}", file=sys.stderr)
     tokenizer = data_folder() / "tokenizers" / "qwen2.5"
     with tempfile.TemporaryDirectory(prefix="sftdata-bench-") as name:
         folder = Path(name)
@@ -69,18 +68,23 @@ def main(arguments: list[str] | None = None) -> None:
         theirs, ours = [], []
         for _ in range(options.runs):
             theirs.append(trl(path, tokenizer, folder))
-            ours.append(prepare(path, tokenizer, folder / "out", 2)["seconds"])
-    ratios = [a / b for a, b in zip(theirs, ours, strict=True)]
+            ours.append(prepare(path, tokenizer, folder / "out", 2).ran)
+            print(f"  TRL {theirs[-1].seconds:.1f} s, prepare {ours[-1].seconds:.1f} s", file=sys.stderr, flush=True)
+    pairs = list(zip(theirs, ours, strict=True))
+    ratios = [peer.seconds / mine.seconds for peer, mine in pairs]
     result = {
         "records": options.records,
         "turns": options.turns,
-        "trl_seconds": statistics.median(theirs),
-        "prepare_seconds": statistics.median(ours),
+        "trl_seconds": statistics.median(one.seconds for one in theirs),
+        "prepare_seconds": statistics.median(one.seconds for one in ours),
         "ratio_median": statistics.median(ratios),
         "ratio_lowest": min(ratios),
         "ratio_highest": max(ratios),
+        "ratio_of_cpu": statistics.median(peer.cpu_seconds / mine.cpu_seconds for peer, mine in pairs),
+        "trl_worker_mib": max(max(one.parent_mib, one.worker_mib) for one in theirs),
+        "prepare_worker_mib": max(max(one.parent_mib, one.worker_mib) for one in ours),
     }
-    print(json.dumps(result, indent=2))
+    print(json.dumps({key: round(value, 2) for key, value in result.items()}, indent=2))
 
 
 if __name__ == "__main__":

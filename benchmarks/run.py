@@ -18,9 +18,10 @@ __all__ = ["main"]
 
 _FULL = (
     ("prepare, one turn", ("benchmarks.prepare", "--records", "500000", "--runs", "5")),
-    ("prepare, sixteen turns", ("benchmarks.prepare", "--records", "20000", "--turns", "16", "--runs", "5")),
-    ("prepare, sixty-four turns", ("benchmarks.prepare", "--records", "5000", "--turns", "64", "--runs", "3")),
-    ("prepare beside TRL", ("benchmarks.peers", "--records", "50000", "--runs", "3")),
+    ("prepare, sixteen turns", ("benchmarks.prepare", "--records", "40000", "--turns", "16", "--runs", "5")),
+    ("prepare, 1 to 64 turns", ("benchmarks.prepare", "--curve", "turns", "--records", "256000")),
+    ("prepare, 10,000 to 5 million", ("benchmarks.prepare", "--curve", "records", "--records", "5000000")),
+    ("prepare beside TRL", ("benchmarks.peers", "--records", "200000", "--runs", "5")),
     ("packing", ("benchmarks.packing",)),
     ("loader", ("benchmarks.loader",)),
 )
