@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import os
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -31,6 +32,9 @@ PAGE = "report.html"
 _PLAN = f"{WORK}/plan.json"
 _OURS = ("manifest.json", "report.json", "report.html", "README.md", "rejected.jsonl", "partial.jsonl")
 _SHARDS = tuple(f"{split}-*-of-*.parquet" for split in SPLITS)
+
+_ABANDONED = 3600.0
+"""Seconds after which a temporary file belongs to nobody: many times what a unit takes."""
 
 Move = tuple[str, str, str, FileEntry]
 """(name in the work folder, final name, split, entry under its final name)."""
@@ -68,14 +72,16 @@ class Folder:
         self.scratch.mkdir(parents=True, exist_ok=True)
 
     def sweep(self) -> None:
-        """Remove what a killed run left under temporary names on this machine."""
+        """Remove what killed runs left under temporary names; what is younger may be of a unit on another machine."""
         for path in self.scratch.glob(".*.tmp"):
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > _ABANDONED:
+                    path.unlink()
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the folder for this run; a second run is refused."""
-        with self.store.lock():
+    def locked(self, *, shared: bool = False) -> Iterator[None]:
+        """Hold the folder for this run; a second run is refused, unless both are `shared`: they run units."""
+        with self.store.lock(shared=shared):
             yield
 
     # the plan

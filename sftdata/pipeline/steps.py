@@ -40,11 +40,14 @@ def plan_units(config: PrepareConfig, progress: Progress | None = None, *, unit_
 def run_planned(out: str, indices: Sequence[int], progress: Progress | None = None) -> list[int]:
     """Run the units `indices` of the plan in `out`, in processes of their own; returns those that had to be run.
 
-    Any number of processes and machines may do so at once. A unit that is done is left alone. Raises ConfigError where
+    Any number of processes and machines may do so at once. A unit that is done is left alone, and so are all once the
+    dataset is sealed. Raises ConfigError where
     this machine has other versions, another tokenizer or template than the plan, and for a unit that is not in it.
     """
     told = progress or Silent()
     folder = Folder(out)
+    if folder.state() == "sealed":
+        return []
     plan = folder.read_plan()
     check_versions(plan)
     for index in indices:
@@ -55,7 +58,7 @@ def run_planned(out: str, indices: Sequence[int], progress: Progress | None = No
         told.stage("preparing", sum(plan.units[index].records for index in todo))
         folder.scratch.mkdir(parents=True, exist_ok=True)
         try:
-            with kept_for_resume(folder):
+            with folder.locked(shared=True), kept_for_resume(folder):
                 Pool(plan, folder, min(plan.config.workers, len(todo))).run(todo, told.advance)
         except EngineMismatch as error:
             raise ConfigError(

@@ -78,8 +78,11 @@ class Store(Protocol):
         """The hash of a file; None where asking would cost as much as making it again."""
         ...
 
-    def lock(self) -> contextlib.AbstractContextManager[None]:
-        """Hold the output for this run; raises OutputError where another run of this machine holds it."""
+    def lock(self, *, shared: bool = False) -> contextlib.AbstractContextManager[None]:
+        """Hold the output for this run, or `shared` with other runs of units.
+
+        Raises OutputError where another run of this machine holds it.
+        """
         ...
 
 
@@ -138,10 +141,10 @@ class LocalStore:
         return hash_file(self.path / name)
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, *, shared: bool = False) -> Iterator[None]:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            with _locked(self.path, self.address):
+            with _locked(self.path, self.address, shared=shared):
                 self.scratch.mkdir(exist_ok=True)
                 yield
         except FileExistsError as error:
@@ -232,9 +235,9 @@ class RemoteStore:
         return None
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, *, shared: bool = False) -> Iterator[None]:
         self.scratch.mkdir(parents=True, exist_ok=True)
-        with _locked(self.scratch, self.address):
+        with _locked(self.scratch, self.address, shared=shared):
             yield
 
     @staticmethod
@@ -304,8 +307,12 @@ def hash_file(path: Path) -> str | None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, address: str) -> Iterator[None]:
-    """Lock a folder itself: no lock file is left behind, and the lock goes with the process, however it ends."""
+def _locked(path: Path, address: str, *, shared: bool) -> Iterator[None]:
+    """Lock a folder itself: no lock file is left behind, and the lock goes with the process, however it ends.
+
+    Where the file system knows no locks (Lustre as it is often mounted), nothing is held: what runs write is safe
+    without, as a second run of the same plan writes the same bytes under the same names.
+    """
     try:
         import fcntl
     except ImportError:  # Windows
@@ -313,14 +320,16 @@ def _locked(path: Path, address: str) -> Iterator[None]:
         return
     handle = os.open(path, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError as error:
         os.close(handle)
         raise OutputError(
             describe(
                 "another run is working on this folder", where=address, fix="Wait for it, or choose another --out."
             )
         ) from error
+    except OSError:
+        pass
     try:
         yield
     finally:

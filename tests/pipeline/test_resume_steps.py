@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import gzip
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +41,7 @@ def test_steps_in_any_order_give_the_bytes_of_one_run(tmp_path: Path) -> None:
     assert run_planned(out, [0, 1, 2, 3]) == [0, 2]
     assert seal_planned(out).sealed
     assert seal_planned(out).unchanged
+    assert run_planned(out, [2]) == [], "a task that a scheduler starts late"
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
@@ -88,3 +92,34 @@ def test_the_commands_run_from_another_folder_and_take_their_unit_from_the_envir
     refused = subprocess.run(run, cwd="/", check=False, capture_output=True, text=True)
     assert refused.returncode == 2
     assert "SLURM_ARRAY_TASK_ID" in refused.stderr
+
+
+def test_units_may_run_at_once_and_nothing_else_beside_them(tmp_path: Path) -> None:
+    inputs, out = parts(tmp_path, 2), str(tmp_path / "out")
+    plan_units(config(inputs, out), unit_bytes=1)
+    with Folder(out).locked(shared=True):
+        assert run_planned(out, [0, 1]) == [0, 1]
+        for other in (lambda: go(inputs, out, unit_bytes=1), lambda: seal_planned(out)):
+            with pytest.raises(OutputError, match="another run is working on this folder"):
+                other()
+    assert seal_planned(out).sealed
+
+
+def test_a_file_system_without_locks_is_no_hindrance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(handle: int, operation: int) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", unknown)
+    assert go(parts(tmp_path, 1), tmp_path / "out").sealed
+
+
+def test_temporary_files_of_other_machines_are_left_to_them(tmp_path: Path) -> None:
+    inputs, out = parts(tmp_path, 1), tmp_path / "out"
+    plan_units(config(inputs, str(out)))
+    live, dead = out / ".work" / ".unit-00000-train-00.parquet.1.tmp", out / ".work" / ".plan.json.2.tmp"
+    for path in (live, dead):
+        path.touch()
+    os.utime(dead, (0, 0))
+    plan_units(config(inputs, str(out)))
+    assert live.exists()
+    assert not dead.exists()
