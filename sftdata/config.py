@@ -102,7 +102,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 """The words that an option takes; the command line shows the same."""
 
-_FIELDS = ("system", "tools", "tool_calls", "tool_results", "reasoning", "user", "name", "tool_call_id")
+_FIELDS = ("system", "tools", "tool_calls", "tool_results", "reasoning", "content", "user", "name", "tool_call_id")
 
 
 def read_yaml(path: str) -> dict[str, Any]:

@@ -477,6 +477,8 @@ class Judge:
             if message.role == "assistant" and message.trained is not False and turn > 0:
                 if message.reasoning and not printed(message.reasoning, said):
                     lost.append("reasoning")
+                if message.tool_calls and message.content and not printed(message.content, said):
+                    lost.append("content")
                 for call in message.tool_calls:
                     values = [call.name, *(leaves(call.arguments))]
                     if not all(printed(value, said) for value in values):

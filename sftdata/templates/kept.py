@@ -19,7 +19,7 @@ from sftdata.templates.messages import Chat, as_content, plain_content, prints_p
 
 __all__ = ["REFUSED_FIELDS", "Kept"]
 
-REFUSED_FIELDS = ("system", "tools", "tool_calls", "tool_results", "reasoning", "user")
+REFUSED_FIELDS = ("system", "tools", "tool_calls", "tool_results", "reasoning", "content", "user")
 """Fields whose loss is refused unless allowed by name. `name` and `tool_call_id` are information."""
 
 _MARK = "Zq7vKeptName"
@@ -72,11 +72,9 @@ class Kept:
         for field, pointer, place, value in _fields(conversation, chat, upto):
             if field in suspects:
                 continue
-            target = replies.get(place, text) if field == "reasoning" else text
             if field == "reasoning" and place not in replies:
                 continue
-            if field == "tool_calls" and place in replies:
-                target = replies[place]
+            target = replies.get(place, text) if field in _OF_REPLIES else text
             if field in dropped or (not _found(value, target) and self._lost(conversation, chat, field, place, upto)):
                 suspects[field] = pointer
         return [_finding(field, pointer, allowed) for field, pointer in suspects.items()]
@@ -91,7 +89,10 @@ class Kept:
             bool(conversation.tools),
             chat.variant,
             messages[0].role,
-            frozenset((one.role, bool(one.tool_calls), bool(one.reasoning), one.name is None) for one in messages),
+            frozenset(
+                (one.role, bool(one.tool_calls), bool(one.reasoning), one.name is None, bool(one.content))
+                for one in messages
+            ),
         )
         known = self._dropped.get(shape)
         if known is None:
@@ -108,7 +109,7 @@ class Kept:
         """Whether a sentinel in the field's place leaves no trace: in the reply, where the field belongs to one."""
         trial = _with_sentinel(chat, field, place)
         try:
-            if field not in {"reasoning", "tool_calls"}:
+            if field not in _OF_REPLIES:
                 # what the last reply's prompt holds is what is served; its turn may be rendered behind something else
                 asked = place < upto - 1
                 text = self._reader.render(trial, upto - asked, generation=asked)
@@ -126,10 +127,10 @@ class Kept:
 
 def _finding(field: str, pointer: str, allowed: frozenset[str]) -> Finding:
     if field in allowed or field not in REFUSED_FIELDS:
-        return Finding("SFT325", f"the template does not render {field}", pointer)
+        return Finding("SFT325", f"the template does not render {_WORDS.get(field, field)}", pointer)
     return Finding(
         "SFT308",
-        f"the template does not render {field}",
+        f"the template does not render {_WORDS.get(field, field)}",
         pointer,
         f"Use a template, or arguments of it (--template-arg), that render it, or --allow-dropped {field} to train "
         "without it.",
@@ -150,6 +151,10 @@ def _fields(conversation: Conversation, chat: Chat, upto: int) -> Iterable[tuple
             yield "tools", f"/tools/{place}", -1, name
 
 
+_OF_REPLIES = frozenset({"reasoning", "tool_calls", "content"})
+"""Fields that must stand in the reply of their own turn."""
+_WORDS = {"content": "the text beside tool calls"}
+
 _CONTENT_FIELDS = {"system": "system", "developer": "system", "user": "user", "tool": "tool_results"}
 
 
@@ -158,6 +163,8 @@ def _extra_fields(
 ) -> Iterable[tuple[str, str, int, str]]:
     if message.reasoning and message.reasoning.strip() and "reasoning_content" in seen:
         yield "reasoning", pointer, index, seen["reasoning_content"]
+    if message.tool_calls and message.content and message.content.strip() and seen.get("tool_calls"):
+        yield "content", pointer, index, plain_content(seen)
     for call in seen.get("tool_calls", ()):
         yield "tool_calls", pointer, index, call["function"]["name"]
     if message.name is not None and message.role != "tool":

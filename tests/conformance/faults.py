@@ -33,7 +33,7 @@ from sftdata.pipeline.harvest import Harvest
 from sftdata.records import IGNORE_INDEX
 from sftdata.rules import RULES
 from sftdata.shards import Rows, verify
-from sftdata.tokenizers import EncodedExamples, Encoder, EngineMismatch, ReferenceEngine
+from sftdata.tokenizers import EncodedExamples, Encoder, ReferenceEngine
 from tests.shards.sealing import change_manifest, describe
 
 __all__ = ["FAULTS", "Fault", "found_by"]
@@ -273,14 +273,8 @@ def _engine(name: str, change: Callable[[ReferenceEngine, list[str], np.ndarray,
         def faulty(self: ReferenceEngine, texts: Sequence[str]) -> Any:
             return change(self, list(texts), *real(self, texts))
 
-        def compare(self: ReferenceEngine, texts: Sequence[str]) -> None:
-            (ids, at), (others, others_at) = faulty(self, texts), real(self, texts)
-            if not (np.array_equal(ids, others) and np.array_equal(at, others_at)):
-                raise EngineMismatch("it encodes some text differently from the reference")
-
         with (
             mock.patch.object(ReferenceEngine, "encode", faulty),
-            mock.patch.object(ReferenceEngine, "compare", compare),
             mock.patch(
                 "sftdata.pipeline.workshop.choose_engine", lambda vocabulary, *_, **__: ReferenceEngine(vocabulary)
             ),

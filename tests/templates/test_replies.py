@@ -106,3 +106,12 @@ def test_the_tag_of_a_reasoning_block_is_not_taken_together_with_the_header_befo
     odd = written_block("<|bot|><ponder>\nT\n</ponder>\n\nS", "T", "S")
     assert odd is not None
     assert (odd.tags, odd.lead, odd.end) == (("<ponder>", "</ponder>"), "\n", "\n</ponder>\n\n")
+
+
+def test_text_beside_tool_calls_that_the_template_drops_is_refused_unless_allowed() -> None:
+    turn = {"role": "assistant", "content": "I will look.", "tool_calls": [call("look", "c1")]}
+    refused = unroll(family("glm4"), ASK, turn)
+    assert isinstance(refused, Rejection)
+    assert refused.findings[-1].code == "SFT308"
+    assert "--allow-dropped content" in refused.findings[-1].fix
+    assert replies(unroll(family("glm4"), ASK, turn, allow_dropped=("content",))) == ['look\n{"at": "sky"}<|im_end|>']
