@@ -207,8 +207,8 @@ def optimizer_state(
             for key, value in state.items():
                 if isinstance(value, torch.Tensor):
                     full = whole(value.detach())
-                    if wanted:
-                        tensors[f"{names[weight]}/{key}"] = full.cpu().contiguous()
+                    if wanted:  # a copy: weights may share a part of their state, which safetensors refuses
+                        tensors[f"{names[weight]}/{key}"] = full.to("cpu", copy=True).contiguous()
                 else:
                     plain.setdefault(names[weight], {})[key] = value
     return OptimizerState(_kind(optimizer), tensors, plain)

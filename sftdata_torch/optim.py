@@ -142,7 +142,7 @@ def _from(module: str, attribute: str, package: str) -> Make:
             found = getattr(importlib.import_module(module), attribute)
         except ImportError as error:
             raise ConfigError(
-                describe(f"this optimizer needs {package}", where="optimizer", fix=f"pip install {package}")
+                describe(f"{attribute} needs {package}: {error}", where="optimizer", fix=f"pip install {package}")
             ) from error
         made: torch.optim.Optimizer = found(groups, lr=lr, betas=BETAS, eps=EPS)
         return made

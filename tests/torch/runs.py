@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,23 @@ import torch
 from sftdata_torch.settings import TrainSettings, build_settings
 from tests.torch.models import causal
 from tests.torch.packs import VOCAB, many, sealed
+
+
+class Killer:
+    """Sends SIGTERM to this process after a step, and remembers what was said."""
+
+    def __init__(self, after: int | None = None) -> None:
+        self.after = after
+        self.notes: list[str] = []
+        self.values: list[dict[str, float]] = []
+
+    def step(self, done, total, values):
+        self.values.append(values)
+        if done == self.after:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def note(self, text):
+        self.notes.append(text)
 
 
 def model_folder(path: Path, family: str = "llama", **sizes: Any) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ from sftdata_torch.optim import make_optimizer
 from sftdata_torch.step import train_step
 from tests.torch.models import causal
 from tests.torch.packs import row
-from tests.torch.runs import settings, weights
+from tests.torch.runs import Killer, model_folder, settings, weights
 
 BATCH = [PackedCollator()([row([7, 5], seed=3)])]
 
@@ -57,6 +58,27 @@ def test_optimizer_goes_on_as_if_it_had_never_been_saved(tmp_path, release):
         train_step(LossModel(each), its, BATCH, device=torch.device("cpu"))
     for name, value in model.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
+
+
+def test_eight_bit_states_are_saved_and_go_on_bit_for_bit(tmp_path):
+    pytest.importorskip("bitsandbytes")
+    options = {"optimizer": "adamw8bit", "model": str(model_folder(tmp_path / "wide", hidden_size=128))}
+    whole = train(settings(tmp_path, "whole", **options))
+    train(settings(tmp_path, "cut", save_every=2, **options), watch=Killer(after=3))
+    ours, theirs = (
+        weights(train(settings(tmp_path, "cut", save_every=2, **options)).checkpoint),
+        weights(whole.checkpoint),
+    )
+    assert any(value.dtype == torch.uint8 for value in theirs.values())
+    assert all(torch.equal(ours[name], value) for name, value in theirs.items())
+
+
+def test_an_optimizer_whose_package_is_missing_says_which(monkeypatch):
+    for name, module in (("flashadamw", "flashoptim"), ("adamw8bit", "bitsandbytes.optim")):
+        monkeypatch.setitem(sys.modules, module, None)
+        package = module.partition(".")[0]
+        with pytest.raises(ConfigError, match=f"needs {package}: .*pip install {package}"):
+            make_optimizer(causal("llama"), name, lr=1e-3)
 
 
 def test_optimizer_of_other_weights_is_refused(tmp_path):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -20,25 +18,7 @@ from sftdata_torch.settings import build_settings
 from sftdata_torch.step import NonFiniteError
 from tests.torch.models import causal
 from tests.torch.packs import many, sealed
-from tests.torch.runs import losses, model_folder, settings, weights
-
-
-class Killer:
-    """Sends SIGTERM to this process after a step, and remembers what was said."""
-
-    def __init__(self, after: int | None = None) -> None:
-        self.after = after
-        self.notes: list[str] = []
-        self.values: list[dict[str, float]] = []
-
-    def step(self, done, total, values):
-        self.values.append(values)
-        if done == self.after:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    def note(self, text):
-        self.notes.append(text)
-
+from tests.torch.runs import Killer, losses, model_folder, settings, weights
 
 MODES = {
     "full": {},

@@ -16,6 +16,7 @@ from sftdata.errors import ConfigError
 from sftdata_torch import step as step_file
 from sftdata_torch.collate import PackedCollator
 from sftdata_torch.head import LossModel
+from sftdata_torch.modes import SteadyCollator
 from sftdata_torch.optim import learning_rate, make_optimizer, set_learning_rate
 from sftdata_torch.step import NonFiniteError, train_step
 from tests.torch.models import FAMILIES, causal
@@ -83,6 +84,86 @@ def test_ragged_micro_batches_are_not_a_mean_of_means():
     assert (first.targets, second.targets) == (1, 48)
     assert result.loss == pytest.approx((first.loss + 48 * second.loss) / 49)
     assert abs(result.loss - (first.loss + second.loss) / 2) > 1e-3
+
+
+def _ragged():
+    """Micro-batches of 3, 7 and 21 trained tokens in 9, 8 and 22 tokens, as batches."""
+    parts = []
+    for at, (length, trained) in enumerate(((9, 3), (8, 7), (22, 21))):
+        each = row([length], seed=at)
+        each["labels"][:] = -100
+        each["labels"][-trained:] = each["input_ids"][-trained:]
+        parts.append(each)
+    return parts
+
+
+def _sums(parts):
+    """Of each part alone: the summed loss, by the model's own logits, and what others divide it by."""
+    model, out = MODELS["llama"].model, []
+    for each in parts:
+        batch = PackedCollator(targets=False)([each])
+        labels = batch.pop("labels")[0]
+        logits = model(**batch, use_cache=False).logits[0]
+        nll = cross_entropy(logits[:-1], labels[1:], ignore_index=-100, reduction="sum").item()
+        out.append((nll, int((labels != -100).sum()), len(labels)))
+    return out
+
+
+def _mean_of_means(sums):
+    """transformers before 4.46 (its issue 34191): each micro-batch divides by its own count."""
+    return sum(nll / trained for nll, trained, _ in sums) / len(sums)
+
+
+def _mean_of_ranks(sums):
+    """Counting on one's own rank only (transformers 4.46 to 4.48 in data parallelism): a mean over ranks follows."""
+    ranks = (sums[:1], sums[1:])
+    return sum(sum(nll for nll, *_ in rank) / sum(trained for _, trained, _ in rank) for rank in ranks) / len(ranks)
+
+
+def _over_all_tokens(sums):
+    """Prompts or padding in the denominator."""
+    return sum(nll for nll, *_ in sums) / sum(tokens for *_, tokens in sums)
+
+
+def _divided_twice(sums):
+    """The right mean, divided by the number of micro-batches once more, as Accelerate does unless told."""
+    return sum(nll for nll, *_ in sums) / sum(trained for _, trained, _ in sums) / len(sums)
+
+
+def _over_whole_steps(sums):
+    """A last step of three micro-batches divided as if it had four."""
+    return sum(nll / trained for nll, trained, _ in sums) / 4
+
+
+BUGS = (_mean_of_means, _mean_of_ranks, _over_all_tokens, _divided_twice, _over_whole_steps)
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__[1:])
+def test_known_bugs_of_others_would_show_here(bug):
+    parts = _ragged()
+    sums = _sums(parts)
+    right = sum(nll for nll, *_ in sums) / sum(trained for _, trained, _ in sums)
+    result, gradient = outcome([[part] for part in parts])
+    assert result.loss == pytest.approx(right, rel=1e-9)
+    assert abs(bug(sums) - right) > 1e-4, "the data would not tell the bug from what is right"
+    whole = outcome([parts])
+    torch.testing.assert_close(gradient, whole[1], rtol=1e-9, atol=1e-12)
+
+
+def test_padding_is_no_token():
+    """The same bins, padded to a fixed shape: same loss, same gradient, same count."""
+    bins = [row([7, 5], seed=3), row([4], seed=4)]
+    padded = SteadyCollator(micro_batch=2, capacity=40)(bins)
+    assert padded["input_ids"].shape[1] == 80
+    model = MODELS["llama"]
+    results = []
+    for batch in (padded, PackedCollator()(bins)):
+        model.zero_grad()
+        loss = model(batch).nll / batch["num_target_tokens"]
+        loss.backward()
+        results.append((loss.detach(), torch.cat([weight.grad.flatten() for weight in model.parameters()])))
+    model.zero_grad()
+    torch.testing.assert_close(results[0], results[1], rtol=1e-9, atol=1e-12)
 
 
 def test_denominator_counts_shifted_targets_once():
