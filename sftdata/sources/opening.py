@@ -47,15 +47,21 @@ Result = TypeVar("Result")
 
 
 def steadily(action: Callable[[], Result]) -> Result:
-    """Do `action`, again after a pause where a remote store fails; raises what the last try raises."""
-    for pause in _PAUSES:
+    """Do `action`, again after a pause where a remote store fails.
+
+    Raises FileNotFoundError and PermissionError at once, and OSError for whatever else the last try raised: clients
+    of stores have exceptions of their own, which must not look like the fault of a record.
+    """
+    for pause in (*_PAUSES, None):
         try:
             return action()
         except (FileNotFoundError, PermissionError):
             raise
-        except OSError:
+        except Exception as error:
+            if pause is None:
+                raise error if isinstance(error, OSError) else OSError(f"{type(error).__name__}: {error}") from error
             time.sleep(pause)
-    return action()
+    raise AssertionError("the last try returns or raises")
 
 
 def is_remote(address: str) -> bool:

@@ -172,10 +172,11 @@ class Flaky:
         self.draw = random.Random(1)
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        if self.draw.random() >= self.rate:
+        gone = self.is_gone(environ)
+        if not gone and self.draw.random() >= self.rate:
             return self.app(environ, start_response)
         self.faults += 1
-        kind = self.draw.choice(("500 Internal Server Error", "503 Slow Down", "cut", "short"))
+        kind = "cut" if gone else self.draw.choice(("500 Internal Server Error", "503 Slow Down", "cut", "short"))
         if kind == "short":
             return self._short(environ, start_response)
         if kind == "cut":
@@ -185,6 +186,10 @@ class Flaky:
             raise ConnectionAbortedError
         start_response(kind, [("Content-Type", "application/xml"), ("Content-Length", "0")])
         return [b""]
+
+    def is_gone(self, environ: dict[str, Any]) -> bool:
+        """Whether the connection is cut whatever the rate."""
+        return False
 
     def _short(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
         """Half of what was announced, and the connection is gone."""
@@ -266,6 +271,26 @@ def test_an_object_that_changes_after_the_plan_is_not_read_as_another(tmp_path: 
     system.pipe_file("bucket/in/part-0.jsonl", inputs[0].read_bytes().replace(b"times 7", b"minus 7"))
     with pytest.raises(InputError, match="it changed since the run was planned"):
         run_planned("s3://bucket/out", [0])
+
+
+def test_a_store_that_goes_away_under_the_inputs_accuses_no_record(
+    tmp_path: Path, s3: Flaky, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs, out = parts(tmp_path, 3), tmp_path / "out"
+    go(inputs, tmp_path / "local", unit_bytes=1)
+    for path in inputs:
+        fsspec.filesystem("s3").put_file(str(path), f"bucket/in/{path.name}")
+
+    def gone(environ: dict[str, Any]) -> bool:
+        return "part-1.jsonl" in environ["PATH_INFO"] and (out / ".work" / "plan.json").exists()
+
+    monkeypatch.setattr("s3fs.S3FileSystem.retries", 1)
+    monkeypatch.setattr(s3, "is_gone", gone)
+    with pytest.raises(InputError, match=r"s3://bucket/in/part-1.jsonl: cannot be read.*it resumes"):
+        remote_go("s3://bucket/in", str(out))
+    monkeypatch.undo()
+    assert remote_go(inputs, str(out)).sealed
+    assert contents(out) == contents(tmp_path / "local")
 
 
 def test_a_process_killed_while_it_writes_to_s3_is_resumed_by_another(tmp_path: Path, s3: Flaky) -> None:
