@@ -70,8 +70,8 @@ def tokenizer_drift(sealed: Mapping[str, Any], files: ModelFolder, address: str)
             told = f"{name} of {address} is not the dataset's ({hashes})"
             problems.append(_tokenizer(name, told + (_tokens(sealed, files) if name != "tokenizer.json" else "")))
     if before.get("generation_config.json") != now["generation_config.json"]:
-        sealed_ids, ids = before.get("generation_config.json"), now["generation_config.json"]
-        told = f"generation stops at the ids {ids}, and did at {sealed_ids} when the dataset was made"
+        then, ids = (one.get("generation_config.json") or "none" for one in (before, now))
+        told = f"the stop ids of generation_config.json are {ids}, and were {then} when the dataset was made"
         trained = f"; its replies end in {list(sealed['stop_token_ids'])}"
         problems.append(_tokenizer("generation_config.json", told + trained))
     return problems

@@ -137,7 +137,9 @@ def test_another_named_token_is_told_by_name(out: Path, model: Path) -> None:
     assert "eos_token is '<|endoftext|>' and was '<|im_end|>'" in told
 
 
-@pytest.mark.parametrize(("now", "shown"), [([4091], "[4091]"), (4091, "[4091]"), ([], "[]"), ([4089, 4091], "[4089")])
+@pytest.mark.parametrize(
+    ("now", "shown"), [([4091], "[4091]"), (4091, "[4091]"), ([], "none"), ([4089, 4091], "[4089")]
+)
 def test_other_stop_ids_of_generation_are_told_beside_those_trained(
     out: Path, model: Path, now: Any, shown: str
 ) -> None:
@@ -145,7 +147,7 @@ def test_other_stop_ids_of_generation_are_told_beside_those_trained(
     expected = [] if now == [4089, 4091] else [("SFT803", "generation_config.json")]
     assert places(out, model) == expected
     for problem in drift(str(out), str(model)).problems:
-        assert f"stops at the ids {shown}, and did at [4089, 4091]" in problem.message
+        assert f"generation_config.json are {shown}, and were [4089, 4091]" in problem.message
         assert "its replies end in [4089, 4091]" in problem.message
 
 

@@ -46,7 +46,11 @@ def test_a_set_made_for_the_model_opens(made):
             lambda text: json.dumps({**json.loads(text), "eos_token": "<|endoftext|>"}),
             "eos_token is '<|endoftext|>' and was '<|im_end|>'",
         ),
-        ("generation_config.json", lambda text: '{"eos_token_id": 7}', "generation stops at the ids [7]"),
+        (
+            "generation_config.json",
+            lambda text: '{"eos_token_id": 7}',
+            "the stop ids of generation_config.json are [7], and were none",
+        ),
     ],
 )
 def test_a_set_made_for_another_is_refused_with_what_differs(made, name, change, told):
