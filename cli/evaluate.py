@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from sftdata_cli.exits import run
+from sftdata_cli.packages import need
 
 __all__ = ["command", "main"]
 
@@ -28,6 +29,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 @click.version_option(package_name="sftdata")
 def command() -> None:
     """Evaluate a model on the eval split of sealed shards: prompts are served as they were trained."""
+    need("train", "torch", "transformers", "safetensors")
 
 
 def _common(function: _Command) -> _Command:
@@ -54,7 +56,7 @@ def _sampled(function: _Command) -> _Command:
     return function
 
 
-@command.command("loss")
+@command.command("loss", short_help="Loss, perplexity, bits per byte, accuracy.")
 @_common
 @click.option("--attention", default="packed_varlen", show_default=True, help="packed_blocks, or one of transformers.")
 def loss(model: str, shards: str, tokenizer: str | None, batch_size: int, output: str, attention: str) -> int:
@@ -82,7 +84,7 @@ def loss(model: str, shards: str, tokenizer: str | None, batch_size: int, output
     return 0
 
 
-@command.command("generate")
+@command.command("generate", short_help="Replies, scored by BLEU, chrF and ROUGE.")
 @_common
 @_sampled
 @click.option("--compat", help="llamafactory: that project's definitions of BLEU and ROUGE.")
@@ -97,12 +99,14 @@ def generate(model: str, shards: str, tokenizer: str | None, output: str, compat
         return 0
     for name, value in verdict.summary.items():
         click.echo(f"{name:<10}{value:>7.2f}")
-    for text in (*verdict.scores.signatures.values(), *verdict.notes):
-        click.echo(text)
+    for name, text in verdict.scores.signatures.items():
+        click.echo(f"{name}: {text}")
+    for text in verdict.notes:
+        click.echo(f"note: {text}")
     return 0
 
 
-@command.command("side-by-side")
+@command.command("side-by-side", short_help="Base and tuned model on one page.")
 @_common
 @_sampled
 @click.option("--base", help="The model before; may be left out for an adapter, which is then switched off.")

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from sftdata_cli.exits import run
+from sftdata_cli.packages import need
 
 __all__ = ["command", "main"]
 
@@ -29,12 +30,12 @@ SIGTERM and 130 by Ctrl-C, both after a checkpoint (a second Ctrl-C ends it at o
 """
 _OPTIONS: dict[str, tuple[Any, str]] = {
     "model": (str, "Model folder in the Hugging Face layout, or a hub name."),
-    "shards": ((str,), "Folder of sftdata prepare; with several, PATH=WEIGHT mixes them."),
+    "shards": ((str,), "Folder of sftdata prepare. Given several times, as PATH=WEIGHT, it mixes them."),
     "out": (str, "Folder for checkpoints, metrics and the model."),
     "eval_shards": (str, "Folder whose eval split is looked at while training."),
     "tokenizer": (str, "Saved with the model. Default: that of --model."),
     "epochs": (float, "Passes over the data. Default 3."),
-    "max_steps": (int, "Number of steps, whatever --epochs says."),
+    "max_steps": (int, "Number of steps in all, whatever --epochs says."),
     "learning_rate": (float, "Default 2e-5."),
     "warmup_ratio": (float, "Share of the steps. Default 0.03."),
     "weight_decay": (float, "Default 0."),
@@ -50,13 +51,13 @@ _OPTIONS: dict[str, tuple[Any, str]] = {
     "lora_rank": (int, "Train adapters of this rank. Default 0: the weights themselves."),
     "lora_alpha": (float, "Default: twice the rank."),
     "lora_dropout": (float, "Default 0."),
-    "freeze_layers": (int, "Leave the embeddings and so many layers as they are. Default 0."),
-    "seed": (int, "Default 0."),
+    "freeze_layers": (int, "Leave the embeddings and the first so many layers as they are. Default 0."),
+    "seed": (int, "Of the order of the data, dropout and new adapters. Default 0."),
     "workers": (int, "Processes that read ahead. Default 1."),
     "eval_every": (int, "Steps between evaluations. Default: at the end."),
     "save_every": (int, "Steps between checkpoints. Default: at the end."),
     "keep_checkpoints": (int, "Default 2."),
-    "log_to": ((str,), "tensorboard, wandb, trackio; metrics.jsonl is always written."),
+    "log_to": ((str,), "tensorboard, wandb or trackio, also several; metrics.jsonl is always written."),
     "save_dtype": (str, "Of the final model: auto (default), fp32, bf16."),
 }
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -86,6 +87,8 @@ def _options(function: _Command) -> _Command:
 def command(config: str | None, plan_only: bool, output: str, quiet: bool, **flags: Any) -> int:
     """Fine-tune a causal language model on packed shards, the loss on replies only."""
     from sftdata.config import read_yaml
+
+    need("train", "torch", "transformers", "safetensors")
     from sftdata_torch.settings import build_settings
 
     options = read_yaml(config) if config else {}

@@ -329,7 +329,8 @@ def _files(settings: TrainSettings, manifest: Manifest) -> ModelFiles:
 def load_tokenizer(address: str, manifest: Manifest, *, needed: bool = True) -> Any:
     """The tokenizer at `address`; None where there is none and it is not `needed`.
 
-    Raises ConfigError where its stop tokens have other ids than the shards', or it cannot be loaded.
+    Raises ConfigError where it has another number of ids than the shards', its stop tokens have other ids, or it
+    cannot be loaded.
     """
     from transformers import AutoTokenizer
 
@@ -339,12 +340,21 @@ def load_tokenizer(address: str, manifest: Manifest, *, needed: bool = True) -> 
         if not needed:
             return None
         raise ConfigError(describe(f"no tokenizer: {error}", where=address)) from error
-    stops = list(manifest.tokenizer.get("stop_tokens", ()))
-    ids = sorted({tokenizer.convert_tokens_to_ids(token) for token in stops} - {None})
-    if stops and ids != sorted(manifest.tokenizer["stop_token_ids"]):
+    ids, theirs = 1 + max(tokenizer.get_vocab().values()), int(manifest.tokenizer["vocab_size"])
+    if ids != theirs:
         raise ConfigError(
             describe(
-                f"its stop tokens {stops} have the ids {ids}, in the shards {manifest.tokenizer['stop_token_ids']}",
+                f"this tokenizer has {ids:,} ids, that of the shards {theirs:,}",
+                where=address,
+                fix="Use the tokenizer that the shards were prepared with, or prepare them with this one.",
+            )
+        )
+    stops = list(manifest.tokenizer.get("stop_tokens", ()))
+    found = sorted({tokenizer.convert_tokens_to_ids(token) for token in stops} - {None})
+    if stops and found != sorted(manifest.tokenizer["stop_token_ids"]):
+        raise ConfigError(
+            describe(
+                f"its stop tokens {stops} have the ids {found}, in the shards {manifest.tokenizer['stop_token_ids']}",
                 where=address,
                 fix="Use the tokenizer that the shards were prepared with.",
             )

@@ -59,6 +59,7 @@ class Comparison(NamedTuple):
     tuned: Verdict
     difference: tuple[float, float, float]
     """Mean gain in ROUGE-L, and its interval of 95 %."""
+    sampling: Sampling
 
 
 def load_task(shards: str, tokenizer: str, *, limit: int | None = None) -> Task:
@@ -121,7 +122,7 @@ def compare(base: Any, tuned: Any, task: Task, sampling: Sampling, *, batch_size
         first = judge(tuned if base is None else base, task, sampling, batch_size=batch_size)
     second = judge(tuned, task, sampling, batch_size=batch_size)
     difference = bootstrap_difference(second.scores.rouge_l, first.scores.rouge_l)
-    return Comparison(task, first, second, difference)
+    return Comparison(task, first, second, difference, sampling)
 
 
 def rows(comparison: Comparison) -> Iterable[dict[str, Any]]:
@@ -155,7 +156,8 @@ def _page(comparison: Comparison) -> str:
     """One page without scripts and without anything from elsewhere."""
     summaries = (comparison.base.summary, comparison.tuned.summary)
     head = "".join(
-        f"<tr><th>{html.escape(name)}<td>{summaries[0][name]:.1f}<td>{summaries[1][name]:.1f}" for name in summaries[0]
+        f"<tr><th>{_LABELS.get(name, name)}<td>{summaries[0][name]:.1f}<td>{summaries[1][name]:.1f}"
+        for name in summaries[0]
     )
     gain, low, high = comparison.difference
     notes = "".join(
@@ -164,14 +166,31 @@ def _page(comparison: Comparison) -> str:
         for note in verdict.notes
     )
     body = "".join(_section(row) for row in rows(comparison))
-    signatures = html.escape("; ".join(comparison.tuned.scores.signatures.values()))
+    signatures = html.escape("; ".join(f"{name}: {text}" for name, text in comparison.tuned.scores.signatures.items()))
+    drawn = comparison.sampling
+    how = (
+        f"temperature {drawn.temperature:g}, top-p {drawn.top_p:g}"
+        if drawn.temperature
+        else "always the likeliest token"
+    )
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>Side by side</title><style>{_STYLE}</style>"
-        f"<h1>Side by side</h1><p>{len(comparison.task.prompts)} held-out prompts."
+        f"<h1>Side by side</h1><p>{len(comparison.task.prompts)} held-out prompts; "
+        f"replies of at most {drawn.max_new_tokens} tokens, {how}, seed {drawn.seed}."
         f"<table class=scores><tr><th>score<th>base<th>tuned{head}</table>"
         f"<p>ROUGE-L changes by {gain:+.1f} (95 % of resamples: {low:+.1f} to {high:+.1f})."
         f"<p class=small>{signatures}{notes}{body}</html>\n"
     )
+
+
+_LABELS = {
+    "bleu": "BLEU",
+    "chrf": "chrF",
+    "rouge-1": "ROUGE-1",
+    "rouge-2": "ROUGE-2",
+    "rouge-l": "ROUGE-L",
+    "stopped": "stopped by itself, %",
+}
 
 
 def _section(row: Mapping[str, Any]) -> str:

@@ -63,6 +63,8 @@ def test_rows_and_page_hold_every_prompt_with_both_replies(task, tmp_path):
     assert {"stopped", "rouge-1", "rouge-2", "rouge-l"} == set(rows[0]["metrics"]["tuned"])
     text = page.read_text(encoding="utf-8")
     assert text.count("<section>") == 4
+    assert "replies of at most 6 tokens, always the likeliest token, seed 0." in text
+    assert "bleu: nrefs:1|" in text
     assert "&lt;w" in text
     assert "<w" not in text
     assert "http" not in text
@@ -88,6 +90,28 @@ def test_replies_that_never_stop_are_noted_with_the_reason(task):
     verdict = judge(causal("llama"), task._replace(stops=(96,)), Sampling(max_new_tokens=2, temperature=0))
     assert verdict.summary["stopped"] < 100
     assert "of the replies ran to the limit of 2 tokens without a stop" in verdict.notes[0]
+
+
+def test_a_tokenizer_of_another_vocabulary_is_refused(tmp_path, tokenizer):
+    from transformers import AutoTokenizer
+
+    larger = AutoTokenizer.from_pretrained(tokenizer)
+    larger.add_tokens(["<more>"])
+    larger.save_pretrained(tmp_path / "larger")
+    shards = sealed(tmp_path / "set", replies(3), files=1)
+    with pytest.raises(
+        ConfigError, match=r"larger: this tokenizer has 98 ids, that of the shards 97\. Use the tokenizer"
+    ):
+        load_task(str(shards), str(tmp_path / "larger"))
+
+
+def test_ids_beyond_the_tokenizer_are_no_text(task):
+    """A vocabulary padded for speed: the model may say ids that nothing is written for."""
+    padded = causal("llama", vocab_size=VOCAB + 31)
+    with torch.no_grad():
+        padded.lm_head.weight[:VOCAB] *= 1e-3
+    verdict = judge(padded, task, GREEDY)
+    assert len(verdict.replies) == 4
 
 
 def test_a_model_that_is_not_there_is_an_error_with_its_address(tmp_path):

@@ -95,6 +95,14 @@ def test_train_command_takes_yaml_and_flags_win(lesson, tmp_path):
     assert "step 2 of 2  loss" in done.stderr
 
 
+@pytest.mark.parametrize("command", [["--model", "m", "--shards", "s", "--out", "o"], None])
+def test_missing_packages_are_named_with_the_extra_that_brings_them(command, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    given = command or ["loss", "--model", "m", "--shards", "s"]
+    done = CliRunner().invoke(train if command else evaluate, given, standalone_mode=False)
+    assert str(done.exception) == "safetensors is not installed. pip install 'sftdata[train]'"
+
+
 def test_every_setting_has_a_flag_of_its_name():
     from sftdata_torch.settings import TrainSettings
 
