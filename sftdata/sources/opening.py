@@ -6,13 +6,14 @@ the bytes.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import itertools
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from typing import Any, BinaryIO, TypeVar, cast
 
 from sftdata.errors import ConfigError, InputError, describe
@@ -21,6 +22,7 @@ from sftdata.sources.items import BLOCK, Input
 __all__ = [
     "STDIN",
     "Hashed",
+    "Steady",
     "filesystem",
     "is_remote",
     "open_input",
@@ -49,8 +51,8 @@ Result = TypeVar("Result")
 def steadily(action: Callable[[], Result]) -> Result:
     """Do `action`, again after a pause where a remote store fails.
 
-    Raises FileNotFoundError and PermissionError at once, and OSError for whatever else the last try raised: clients
-    of stores have exceptions of their own, which must not look like the fault of a record.
+    Raises FileNotFoundError and PermissionError at once, and OSError with an errno for whatever else the last try
+    raised: clients of stores have exceptions of their own, which must not look like the fault of a record.
     """
     for pause in (*_PAUSES, None):
         try:
@@ -59,7 +61,9 @@ def steadily(action: Callable[[], Result]) -> Result:
             raise
         except Exception as error:
             if pause is None:
-                raise error if isinstance(error, OSError) else OSError(f"{type(error).__name__}: {error}") from error
+                if isinstance(error, OSError) and error.errno:
+                    raise
+                raise OSError(errno.EIO, f"{type(error).__name__}: {error}") from error
             time.sleep(pause)
     raise AssertionError("the last try returns or raises")
 
@@ -87,14 +91,54 @@ def filesystem(address: str) -> tuple[Any, str]:
         raise ConfigError(describe(str(error), where=address, fix="Check the protocol before '://'.")) from error
 
 
+class Steady(io.RawIOBase):
+    """A remote file that is read on from where a read failed; raises OSError with an errno where it goes on failing."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__()
+        system, path = filesystem(address)
+        self._stream = cast("Any", steadily(lambda: system.open(path, "rb")))
+        self._size: int | None = getattr(self._stream, "size", None)
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset if whence == io.SEEK_SET else int(self._stream.seek(offset, whence))
+        return self._at
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = steadily(lambda: self._read(-1 if size is None else size))
+        self._at += len(data)
+        return data
+
+    def _read(self, size: int) -> bytes:
+        if self._stream.tell() != self._at:
+            self._stream.seek(self._at)
+        data = bytes(self._stream.read(size))
+        if not data and size and self._size is not None and self._at < self._size:
+            raise OSError(errno.EIO, f"it ended after {self._at} of {self._size} bytes")
+        return data
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
 def open_input(item: Input) -> BinaryIO:
     """The raw bytes of an input, from their beginning. Raises InputError where it cannot be opened."""
     if item.location == STDIN:
         return sys.stdin.buffer
     try:
         if is_remote(item.location):
-            system, path = filesystem(item.location)
-            return cast("BinaryIO", steadily(lambda: system.open(path, "rb")))
+            return cast("BinaryIO", Steady(item.location))
         return open(item.location, "rb", buffering=0)
     except OSError as error:
         raise unreadable(item, error) from error
@@ -112,15 +156,13 @@ def windows(item: Input, start: int = 0, stop: int | None = None, *, size: int =
     A remote store that fails on the way is gone on with from where it failed. Raises InputError where reading fails, or
     where the input ends before `stop`: it changed since it was planned.
     """
-    remote = is_remote(item.location)
     with open_input(item) as stream:
         try:
             if start:
                 stream.seek(start)
             position = start
             while stop is None or position < stop:
-                wanted = size if stop is None else min(size, stop - position)
-                window = steadily(partial(_read, stream, position, wanted)) if remote else stream.read(wanted)
+                window = stream.read(size if stop is None else min(size, stop - position))
                 if not window:
                     break
                 position += len(window)
@@ -136,12 +178,6 @@ def windows(item: Input, start: int = 0, stop: int | None = None, *, size: int =
                 fix="It changed since the run began: start over with --fresh.",
             )
         )
-
-
-def _read(stream: BinaryIO, position: int, size: int) -> bytes:
-    if stream.tell() != position:  # an earlier try failed on the way
-        stream.seek(position)
-    return stream.read(size)
 
 
 def state_of(item: Input) -> str:

@@ -20,7 +20,7 @@ from sftdata.errors import InputError, describe
 from sftdata.records import Finding, RawRecord
 from sftdata.sources.arrow_values import Row, rows_of
 from sftdata.sources.items import BLOCK, MAX_CHUNKS, Chunk, Input, Scan, halved
-from sftdata.sources.opening import Hashed, filesystem, is_remote, windows
+from sftdata.sources.opening import Hashed, Steady, is_remote, unreadable, windows
 from sftdata.sources.spool import spool_path
 
 __all__ = ["copy_path", "cut", "read", "scan"]
@@ -116,6 +116,7 @@ def _open(location: str, item: Input) -> Iterator[_Table]:
         try:
             table = _opened(location, stack)
         except _ERRORS as error:
+            _must_be_damage(error, item)
             raise InputError(
                 describe(
                     f"SFT015: cannot be opened as a Parquet or Arrow table: {error}",
@@ -126,6 +127,7 @@ def _open(location: str, item: Input) -> Iterator[_Table]:
         try:
             yield table
         except (pa.ArrowException, OSError) as error:
+            _must_be_damage(error, item)
             raise InputError(
                 describe(
                     f"cannot be read as it was before: {error}",
@@ -135,10 +137,21 @@ def _open(location: str, item: Input) -> Iterator[_Table]:
             ) from error
 
 
+def _must_be_damage(error: Exception, item: Input) -> None:
+    """Raises InputError where the system or a store failed to give the bytes: then nothing is known about them."""
+    if _is_of_system(error):
+        assert isinstance(error, OSError)
+        raise unreadable(item, error) from error
+
+
+def _is_of_system(error: Exception) -> bool:
+    """Whether reading failed rather than decoding: pyarrow raises OSError for both, but only the system has numbers."""
+    return isinstance(error, OSError) and error.errno is not None
+
+
 def _opened(location: str, stack: contextlib.ExitStack) -> _Table:
     if is_remote(location):
-        system, path = filesystem(location)
-        return _Parquet(stack.enter_context(system.open(path, "rb")))
+        return _Parquet(stack.enter_context(Steady(location)))
     with open(location, "rb") as file:
         head = file.read(6)
     if head.startswith(b"PAR1"):
@@ -176,6 +189,8 @@ def cut(location: str, item: Input) -> tuple[list[Chunk], list[tuple[int, Findin
                     position, row = stop, row + end - begin
                 chunks = halved(chunks) if len(chunks) >= MAX_CHUNKS else chunks
         except _ERRORS as error:
+            if _is_of_system(error):
+                raise
             return chunks, [(row, Finding("SFT015", f"the table breaks off: {error}"))]
     return chunks, []
 
@@ -221,6 +236,8 @@ def _segment_rows(segment: _Segment, begin: int, end: int) -> Iterator[list[Row]
             yield rows_of(piece)
             at += piece.num_rows
     except _ERRORS as error:
+        if _is_of_system(error):
+            raise
         finding = Finding("SFT015", f"the row cannot be decoded: {error}")
         for lost in range(at, end, _MAX_ROWS):
             yield [(None, None, (finding,))] * min(_MAX_ROWS, end - lost)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import json
 import logging
 import random
 import socket
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from sftdata.errors import InputError, OutputError
@@ -273,21 +276,26 @@ def test_an_object_that_changes_after_the_plan_is_not_read_as_another(tmp_path: 
         run_planned("s3://bucket/out", [0])
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 def test_a_store_that_goes_away_under_the_inputs_accuses_no_record(
-    tmp_path: Path, s3: Flaky, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, s3: Flaky, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     inputs, out = parts(tmp_path, 3), tmp_path / "out"
+    if kind == "parquet":
+        table = pa.Table.from_pylist([json.loads(line) for line in inputs[1].read_text(encoding="utf-8").splitlines()])
+        inputs[1] = inputs[1].with_suffix(".parquet")
+        pq.write_table(table, inputs[1])
     go(inputs, tmp_path / "local", unit_bytes=1)
     for path in inputs:
         fsspec.filesystem("s3").put_file(str(path), f"bucket/in/{path.name}")
 
     def gone(environ: dict[str, Any]) -> bool:
-        return "part-1.jsonl" in environ["PATH_INFO"] and (out / ".work" / "plan.json").exists()
+        return inputs[1].name in environ["PATH_INFO"] and (out / ".work" / "plan.json").exists()
 
     monkeypatch.setattr("s3fs.S3FileSystem.retries", 1)
     monkeypatch.setattr(s3, "is_gone", gone)
-    with pytest.raises(InputError, match=r"s3://bucket/in/part-1.jsonl: cannot be read.*it resumes"):
-        remote_go("s3://bucket/in", str(out))
+    with pytest.raises(InputError, match=rf"s3://bucket/in/{inputs[1].name}: cannot be read.*it resumes"):
+        remote_go([f"s3://bucket/in/{path.name}" for path in inputs], str(out))
     monkeypatch.undo()
     assert remote_go(inputs, str(out)).sealed
     assert contents(out) == contents(tmp_path / "local")
