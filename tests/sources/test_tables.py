@@ -10,12 +10,15 @@ import random
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from sftdata import sources
 from sftdata.errors import InputError
-from tests.sources.reading import ReadWhole, codes
+from sftdata.sources.opening import Steady
+from tests.sources.reading import ReadWhole, codes, read_stretch
 
 
 def _tool(name: str, **properties: Any) -> dict[str, Any]:
@@ -223,3 +226,29 @@ def test_a_table_of_columns_without_rows_has_no_records(tmp_path: Path, read_who
     _write(pa.table({"a": pa.array([], pa.string())}), tmp_path / "a.parquet")
     scan, records = read_whole(tmp_path / "a.parquet")
     assert (scan.records, scan.chunks, records) == (0, (), [])
+
+
+def test_rows_whose_bytes_a_store_fails_to_give_are_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = io.BytesIO()
+    pq.write_table(pa.table({"text": [f"{number} " * 50 for number in range(2000)]}), file, compression="none")
+    system = fsspec.filesystem("memory")
+    system.pipe_file("/store/t.parquet", file.getvalue())
+    (item,) = sources.resolve(["memory://store/t.parquet"])
+    chunks = sources.scan(item, tmp_path).chunks
+    reads = Steady._read
+    faults: list[int] = []
+
+    def failing(stream: Steady, size: int) -> bytes:
+        if stream.tell() < 1000:  # the first data page; the footer is read without a fault
+            faults.append(size)
+            raise RuntimeError("the client of a store has errors of its own")
+        return reads(stream, size)
+
+    monkeypatch.setattr(Steady, "_read", failing)
+    monkeypatch.setattr("sftdata.sources.opening._PAUSES", (0.0,))
+    with pytest.raises(InputError, match="cannot be read: RuntimeError: the client of a store has errors of its own"):
+        read_stretch(item, chunks, 0, tmp_path)
+    assert len(faults) == 2, "tried again"
+    system.rm("/store", recursive=True)
