@@ -100,14 +100,14 @@ class PackedCollator:
         target_idx = np.flatnonzero(labels[1:] != IGNORE_INDEX)
         cu_seq_lens = torch.from_numpy(bounds)
         return {
-            "input_ids": torch.from_numpy(input_ids)[None],
-            "labels": torch.from_numpy(labels)[None],
-            "position_ids": torch.from_numpy(positions)[None],
+            "input_ids": torch.from_numpy(input_ids[None]),
+            "labels": torch.from_numpy(labels[None]),
+            "position_ids": torch.from_numpy(positions[None]),
             "cu_seq_lens_q": cu_seq_lens,
             "cu_seq_lens_k": cu_seq_lens,
             "max_length_q": max_length,
             "max_length_k": max_length,
-            "seq_idx": torch.from_numpy(np.repeat(_counting(len(lengths)).astype(np.int32), lengths))[None],
+            "seq_idx": torch.from_numpy(np.repeat(_counting(len(lengths)).astype(np.int32), lengths)[None]),
             "num_target_tokens": len(target_idx),
             "target_idx": torch.from_numpy(target_idx),
         }

@@ -100,9 +100,9 @@ class BinOrder:
         _, window_starts = self._plan(epoch)
         windows = np.searchsorted(window_starts, positions, side="right") - 1
         out = np.empty(len(positions), dtype=np.int64)
-        for window in np.unique(windows):
+        for window in set(windows.tolist()):  # most often one
             here = windows == window
-            out[here] = self._window(epoch, int(window))[positions[here] - window_starts[window]]
+            out[here] = self._window(epoch, window)[positions[here] - window_starts[window]]
         return out
 
     def _plan(self, epoch: int) -> tuple[Int64Array, Int64Array]:

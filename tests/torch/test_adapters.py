@@ -326,9 +326,15 @@ def test_trl_trainer_with_ruinous_settings_is_refused(settings, error, shards, t
         check_trl_trainer(trl_trainer(tiny("llama"), shards, tmp_path, **settings))
 
 
-def test_trl_batches_of_the_parquet_files_are_ours(shards, tmp_path):
-    """The golden test: load_dataset, SFTTrainer, recipe A, and what its own loader gives the model."""
-    theirs = trl_trainer(tiny("llama"), shards, tmp_path, **RECIPES["trl packing"])
+@pytest.mark.parametrize(
+    "settings",
+    [*RECIPES.values(), {**RECIPES["trl packing"], "max_length": 7, "packing_strategy": "bfd_split"}],
+    ids=[*RECIPES, "bins longer than max_length"],
+)
+def test_trl_batches_of_the_parquet_files_are_ours(settings, shards, tmp_path):
+    """The golden test: load_dataset, SFTTrainer, a safe recipe, and what its own loader gives the model."""
+    theirs = trl_trainer(tiny("llama"), shards, tmp_path, **settings)
+    check_trl_trainer(theirs)
     found = list(theirs.get_train_dataloader())
     assert len(found) == ALL // MICRO
     by_ids = {each["input_ids"].tobytes(): each for each in BINS}
