@@ -85,7 +85,9 @@ def _run(out: str, indices: tuple[int, ...], index_env: str | None, quiet: bool)
 
 def _from_environment(name: str) -> int:
     value = os.environ.get(name)
-    if value is None or not value.strip().isdecimal():
+    if value is None:
+        raise click.UsageError(f"the environment variable {name} is not set; it should hold the number of a unit")
+    if not value.strip().isdecimal():
         raise click.UsageError(f"the environment variable {name} is {value!r}, not the number of a unit")
     return int(value)
 

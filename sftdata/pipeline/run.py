@@ -119,13 +119,14 @@ def opened(config: PrepareConfig, told: Progress, *, unit_bytes: int | None = No
             folder.clear()
         told.stage("reading inputs", None)
         plan = make_plan(config, clock, serving, folder.scratch, unit_bytes=unit_bytes, advance=told.advance)
-        if decoded := folder.decoded():
-            told.note(f"{decoded / (1 << 20):,.1f} MiB of decoded inputs lie in {folder.scratch} until all is sealed")
         state = folder.state()  # a run may have ended since
         if state == "planned":
             plan = _resumed(folder, plan, serving)
         elif state == "sealed":
             _refuse_other_dataset(folder, plan, serving)
+        decoded = folder.decoded()
+        if decoded and state != "sealed":
+            told.note(f"{decoded / (1 << 20):,.1f} MiB of decoded inputs lie in {folder.scratch} until all is sealed")
         with kept_for_resume(folder):
             yield Opened(folder, plan, serving, state == "sealed")
 

@@ -31,7 +31,10 @@ def plan_units(config: PrepareConfig, progress: Progress | None = None, *, unit_
     """
     with opened(config, progress or Silent(), unit_bytes=unit_bytes) as job:
         if job.sealed:
-            raise OutputError(describe("the dataset is sealed already", where=job.folder.address))
+            left_alone(job.folder)
+            raise OutputError(
+                describe("the dataset is sealed already", where=job.folder.address, fix="Nothing is left to do.")
+            )
         job.folder.write_plan(job.plan)
         job.folder.share_spool()
         return job.plan

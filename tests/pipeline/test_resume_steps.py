@@ -42,6 +42,9 @@ def test_steps_in_any_order_give_the_bytes_of_one_run(tmp_path: Path) -> None:
     assert seal_planned(out).sealed
     assert seal_planned(out).unchanged
     assert run_planned(out, [2]) == [], "a task that a scheduler starts late"
+    with pytest.raises(OutputError, match=r"sealed already\. Nothing is left to do"):
+        plan_units(config(inputs, out), unit_bytes=1)
+    assert not (tmp_path / "out" / ".work").exists()
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
