@@ -48,7 +48,7 @@ def _choice(*words: str) -> click.Choice[str]:
 @click.option("--sample", type=click.IntRange(min=1), metavar="N", help="Look at about N records only.")
 @click.option("--near-duplicates", is_flag=True, help="Look for near-duplicates as well (SFT702).")
 @click.option("--eval-set", multiple=True, metavar="INPUT", help="Look for records that repeat this data.")
-@click.option("--fix", metavar="FILE", help="Write the readable records in normal form, and FILE.changes.jsonl.")
+@click.option("--fix", metavar="FILE", help="Write all records, repaired where that is safe, and FILE.changes.jsonl.")
 @click.option(
     "--format",
     "output_format",
@@ -74,6 +74,8 @@ def command(inputs: tuple[str, ...], config: str | None, **flags: Any) -> int:
     options |= {key: value for key, value in flags.items() if value not in (None, (), {}, False)}
     if inputs:
         options["inputs"] = inputs
+    if flags.get("fix") and flags.get("sample"):
+        raise click.UsageError("--fix writes all records: leave --sample out")
     policy = build_policy(**{key: options.pop(key) for key in _POLICY if key in options})
     wishes = {key: options.pop(key, None) for key in _wishes() if key in options}
     for key in ("out", "max_reject_rate", "eval", "drop", "seed", "fresh", "stats"):
@@ -104,8 +106,9 @@ def _run(settings: Any, policy: Any, wishes: dict[str, Any]) -> int:
         )
     with checked:
         if wishes.get("fix"):
-            records, changes = checked.write_repaired(Path(wishes["fix"]))
-            click.echo(f"wrote {records:,} records to {wishes['fix']}, {changes:,} of them changed", err=True)
+            records, changes, left = checked.write_repaired(Path(wishes["fix"]))
+            as_were = f"; {left:,} cannot be read and stand as they were" if left else ""
+            click.echo(f"wrote {records:,} records to {wishes['fix']}, {changes:,} of them changed{as_were}", err=True)
         if wishes.get("write_baseline"):
             count = write_baseline(wishes["write_baseline"], policy.chosen(checked.findings()))
             click.echo(f"wrote {count:,} findings to {wishes['write_baseline']}", err=True)

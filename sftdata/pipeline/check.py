@@ -83,8 +83,10 @@ class Checked:
         yield from later[place:]
         yield from (one for one in self.later if one.record_id is None)
 
-    def write_repaired(self, path: Path) -> tuple[int, int]:
-        """Write the readable records in normal form to `path`, and what that changed beside it; (records, changes).
+    def write_repaired(self, path: Path) -> tuple[int, int, int]:
+        """Write all records to `path`, the readable ones in normal form, and what that changed beside it.
+
+        Returns how many there are, how many changed, and how many stand as they were because they cannot be read.
 
         Raises OutputError where a file of the name is there already: a repair never overwrites data.
         """
@@ -102,7 +104,7 @@ class Checked:
                 told = describe("the file is there already", where=str(target), fix="Name a new one with --fix.")
                 raise OutputError(told) from error
             counts.append(lines)
-        return counts[0], counts[1]
+        return counts[0], counts[1], sum(one.unrepaired for one in self.examined)
 
     def records(self) -> npt.NDArray[np.void]:
         """One row a readable record (`RECORDS`)."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -18,6 +17,7 @@ from sftdata.config import PrepareConfig, eval_share
 from sftdata.errors import OutputError, describe
 from sftdata.pipeline.check import Checked, check
 from sftdata.pipeline.identity import stamped
+from sftdata.pipeline.repair import as_json
 from sftdata.pipeline.run import Progress
 from sftdata.pipeline.stages import blocks_of
 from sftdata.quality.duplicates import exact_duplicates
@@ -109,6 +109,6 @@ def _write(checked: Checked, held: dict[int, bool], targets: dict[str, Path]) ->
                     if side is None:
                         counts["unreadable"] += 1
                         continue
-                    (test if side else train).write(msgspec.json.encode(raw.value) + b"\n")
+                    (test if side else train).write(as_json(raw.value) + b"\n")
                     counts["eval" if side else "train"] += 1
     return counts

@@ -19,7 +19,7 @@ from sftdata.formats import FormatOptions
 from sftdata.pipeline.fit import Fitted
 from sftdata.pipeline.ledger import Ledger
 from sftdata.pipeline.plan import Plan
-from sftdata.pipeline.repair import repaired
+from sftdata.pipeline.repair import as_it_was, as_json, repaired
 from sftdata.pipeline.stages import Pending, Stages, blocks_of
 from sftdata.pipeline.workshop import Workshop, open_workshop, options_by_input
 from sftdata.quality.keys import Keys, key, keys_of, said
@@ -97,6 +97,8 @@ class Examined(msgspec.Struct):
     """Eval items that some record repeats."""
     skipped: int = 0
     """Records that the sample left out."""
+    unrepaired: int = 0
+    """Records that a repair leaves as they were."""
 
 
 class Bench:
@@ -177,7 +179,9 @@ class _Sink:
         self.stops: dict[str, int] = {}
         self.touched: set[int] = set()
         self.extra: dict[str, int] = {}
-        self.skipped = 0
+        self.skipped = self.unrepaired = 0
+        self.seen = -1
+        self.options = options_by_input(bench.plan, bench.plan.config) if bench.wishes.repair else {}
 
     def look(self, raw: RawRecord, conversation: Conversation) -> tuple[Finding, ...]:
         """What the rules about texts find; keys and texts are put aside for the rules about the dataset."""
@@ -191,15 +195,20 @@ class _Sink:
         if self.signatures is not None or self.bench.evals is not None:
             self.texts.append((raw, said(conversation), keys.content))
         if self.repaired is not None:
-            record, change = repaired(raw, conversation)
-            self.repaired.write(msgspec.json.encode(record) + b"\n")
+            self.seen = raw.record_id
+            record, change = repaired(raw, conversation, self.options[raw.source])
+            self.repaired.write(as_json(record) + b"\n")
             if change is not None and self.changes is not None:
-                self.changes.write(msgspec.json.encode(change) + b"\n")
+                self.changes.write(as_json(change) + b"\n")
         return checks.examine(conversation) if self.bench.wishes.texts else ()
 
     def reject(self, raw: RawRecord, findings: tuple[Finding, ...]) -> None:
         """Everything that was found in a record that is not written."""
         self._write(raw, findings)
+        if self.repaired is not None and raw.record_id > self.seen:  # it did not come as far as `look`
+            self.seen = raw.record_id
+            self.unrepaired += 1
+            self.repaired.write(as_it_was(raw) + b"\n")
 
     def keep(self, raw: RawRecord, findings: tuple[Finding, ...], lost: tuple[Finding, ...]) -> None:
         """Everything that was found in a record that is written."""
@@ -301,4 +310,5 @@ class _Sink:
             stops=self.stops,
             touched=sorted(self.touched),
             skipped=self.skipped,
+            unrepaired=self.unrepaired,
         )

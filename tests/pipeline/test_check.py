@@ -11,6 +11,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
+import click
 import jsonschema_rs
 import pyarrow.parquet as pq
 import pytest
@@ -227,7 +228,7 @@ def test_repairs_write_normal_form_and_say_what_changed(tmp_path: Path) -> None:
     )
     run(check_command, path, "--fix", fixed)
     records = [json.loads(line) for line in fixed.read_text(encoding="utf-8").splitlines()]
-    assert records == [chat("Hi", "Hello"), chat("Hi", "Hello"), chat("a", "b")]
+    assert records == [chat("Hi", "Hello"), chat("Hi", "Hello"), chat("a", "b"), chat("c", "")]
     changes = [json.loads(line) for line in Path(f"{fixed}.changes.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [one["record_id"] for one in changes] == [0, 1]
     assert changes[1]["changed"] == ["/messages/0/name"]
@@ -327,3 +328,51 @@ def test_a_rate_is_of_records_and_a_broken_input_is_never_below_it(tmp_path: Pat
     assert rules["SFT714"]["count"] == 2
     assert rules["SFT714"]["rate"] * document["report"]["ledger"]["records"]["read"] == pytest.approx(1, abs=0.01)
     assert rules["SFT015"]["status"] == "failed"
+
+
+ODD = [
+    chat("a", "b", id=7, tags=["x", None], text=None),
+    {"instruction": "a", "output": "b", "category": "c", "id": 2**70},
+    {"prompt": "a", "completion": "b", "source": "\ud800"},
+    {
+        "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yes", "time": 3}],
+        "meta": {"k": [1.5]},
+    },
+    {"messages": [{"role": "user", "content": "no reply"}], "id": 1},
+    {"text": "plain", "url": "u"},
+    {"messages": []},
+    ["not", "an object"],
+    None,
+    "\ud800",
+]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "json", "csv"])
+def test_a_repair_loses_no_record_and_does_nothing_the_second_time(tmp_path: Path, form: str) -> None:
+    path = tmp_path / f"old.{form}"
+    if form == "jsonl":
+        lines = [*(json.dumps(one) for one in ODD), "{not json", '{"messages": [NaN]}', '{"a": 1, "a": 2}']
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    elif form == "json":
+        path.write_text(json.dumps(ODD), encoding="utf-8")
+    else:
+        path.write_text('instruction,output,id\na,b,1\n"c\nd",e,2\nf,"g" h,3\ni,,4\n', encoding="utf-8")
+    read = json.loads(run(check_command, path, "--format", "json").output)["report"]["ledger"]["records"]["read"]
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    run(check_command, path, "--fix", one, "--workers", 2)
+    run(check_command, one, "--fix", two)
+    assert one.read_bytes() == two.read_bytes()
+    assert len(one.read_text(encoding="utf-8").splitlines()) == read
+    assert not Path(f"{two}.changes.jsonl").read_bytes()
+    if form == "jsonl":
+        kept = [json.loads(line) for line in one.read_text(encoding="utf-8").splitlines()[:6]]
+        assert kept[0]["id"] == 7
+        assert kept[1] == {**chat("a", "b"), "category": "c", "id": 2**70}
+        assert kept[3]["meta"] == {"k": [1.5]}
+        assert kept[4:] == ODD[4:6]
+
+
+def test_a_sample_cannot_be_repaired(messy: Path, tmp_path: Path) -> None:
+    arguments = [str(messy), "--fix", str(tmp_path / "new.jsonl"), "--sample", "5"]
+    with pytest.raises(click.UsageError, match="all records"):
+        CliRunner().invoke(check_command, arguments, catch_exceptions=False, standalone_mode=False)
