@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sftdata.rules import RULES
 from sftdata.shards import DamageError, Rows, join, open_dataset, verify
 from tests.shards.sealing import EVAL, TRAIN, base, rows_of, seal
 
@@ -34,10 +35,16 @@ def must_be_noticed(folder: Path, name: str, data: bytes | None, *, by_reader: b
             path.unlink()
         else:
             path.write_bytes(data)
-        assert verify(folder).problems, f"verify passes {name}"
+        problems = verify(folder).problems
+        assert name in {one.file for one in problems}, f"verify passes {name}"
+        assert all(one.fix or RULES[one.code].remedy for one in problems)
         if by_reader:
-            with pytest.raises(DamageError):
+            with pytest.raises(DamageError) as caught:
                 read_all(folder)
+            # a sound manifest beside sound shards of another run: which of them is foreign nobody can tell
+            assert f"{folder}/{name}" in str(caught.value) or (
+                name == "manifest.json" and ".parquet" in str(caught.value)
+            )
         else:
             assert read_all(folder) == WANTED
     finally:
