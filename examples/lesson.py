@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 import sftdata
 from sftdata_torch.compare import compare, load_model, load_task, write_comparison
@@ -69,11 +70,25 @@ def prepared(lines: list[str], model: str, out: Path, max_length: int) -> str:
 
 
 def settings_for(given: argparse.Namespace, model: str, shards: str, held_out: str) -> TrainSettings:
-    """The lesson's recipe; a model that has learned nothing yet takes a higher rate."""
+    """The lesson's recipe; a model that has learned nothing yet takes a higher rate and more epochs."""
     rate = given.learning_rate or (2e-5 if given.model else 5e-3)
+    epochs = given.epochs or (3.0 if given.model else 12.0)
     batch = {} if given.model else {"global_batch_size": 1}
     options: dict[str, Any] = {"model": model, "shards": shards, "eval_shards": held_out, "workers": 0, **batch}
-    return build_settings({**options, "out": str(given.out / "run"), "epochs": given.epochs, "learning_rate": rate})
+    return build_settings({**options, "out": str(given.out / "run"), "epochs": epochs, "learning_rate": rate})
+
+
+class Shown:
+    """Prints about ten steps of a run, and what its user should know."""
+
+    def step(self, done: int, total: int, values: dict[str, float]) -> None:
+        """A step was made."""
+        if done in (1, total) or done % max(1, total // 10) == 0:
+            print(f"step {done:>5} of {total}   loss {values['train/loss']:.3f}", flush=True)
+
+    def note(self, text: str) -> None:
+        """Something happened that has a reason."""
+        print(f"note: {text}")
 
 
 def main() -> None:
@@ -85,10 +100,11 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1000)
     parser.add_argument("--hold-out", type=int, default=20)
     parser.add_argument("--max-length", type=int, default=1024)
-    parser.add_argument("--epochs", type=float, default=3.0)
-    parser.add_argument("--learning-rate", type=float)
+    parser.add_argument("--epochs", type=float, help="default 3; 12 for the tiny model, which has learned nothing yet")
+    parser.add_argument("--learning-rate", type=float, help="default 2e-5; 5e-3 for the tiny model")
     parser.add_argument("--max-new-tokens", type=int, default=64)
     given = parser.parse_args()
+    disable_progress_bar()
 
     lines = stratified(
         [line for line in given.input.read_text(encoding="utf-8").split("\n") if line.strip()], given.rows
@@ -103,16 +119,17 @@ def main() -> None:
     settings = settings_for(given, model, shards, unseen)
     print("\n".join(make_plan(settings).lines()))
 
-    outcome = train(settings)
+    outcome = train(settings, watch=Shown())
     print(f"{outcome.steps} steps, loss {outcome.loss:.3f}" if outcome.loss is not None else "trained already")
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     task = load_task(unseen, model)
     sampling = Sampling(max_new_tokens=given.max_new_tokens)
     both = compare(load_model(model, device), load_model(str(outcome.model), device), task, sampling)
+    print("held-out prompts: the model before -> the model after")
     for name, value in both.base.summary.items():
         print(f"{name:<10}{value:>8.2f} -> {both.tuned.summary[name]:.2f}")
-    print(*write_comparison(both, given.out / "report"), *both.tuned.notes, sep="\n")
+    print(*both.tuned.notes, *write_comparison(both, given.out / "report"), sep="\n")
 
 
 if __name__ == "__main__":

@@ -326,6 +326,12 @@ def _files(settings: TrainSettings, manifest: Manifest) -> ModelFiles:
     )
 
 
+def _holds_none(folder: Path) -> bool:
+    """A folder without a tokenizer's files, from which transformers makes up an empty one for some models."""
+    names = ("tokenizer*", "vocab.*", "*.model", "*.tiktoken")
+    return folder.is_dir() and not any(any(folder.glob(name)) for name in names)
+
+
 def load_tokenizer(address: str, manifest: Manifest, *, needed: bool = True) -> Any:
     """The tokenizer at `address`; None where there is none and it is not `needed`.
 
@@ -334,12 +340,16 @@ def load_tokenizer(address: str, manifest: Manifest, *, needed: bool = True) -> 
     """
     from transformers import AutoTokenizer
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(address)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    tokenizer, why = None, "the folder holds none"
+    if not _holds_none(Path(address)):
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(address)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            why = str(error)
+    if tokenizer is None:
         if not needed:
             return None
-        raise ConfigError(describe(f"no tokenizer: {error}", where=address)) from error
+        raise ConfigError(describe(f"no tokenizer: {why}", where=address, fix="Name its folder with --tokenizer."))
     ids, theirs = 1 + max(tokenizer.get_vocab().values()), int(manifest.tokenizer["vocab_size"])
     if ids != theirs:
         raise ConfigError(

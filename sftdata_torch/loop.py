@@ -100,6 +100,8 @@ def train(settings: TrainSettings, *, watch: Watch | None = None) -> Outcome:
         if state is not None:
             assert_same_run(state, settings, data.schedule, watch.note)
         learner = load_learner(settings, data.manifest, device, checkpoint=checkpoint)
+        if learner.files.tokenizer is None:
+            watch.note(f"no tokenizer is in {settings.model}: the model is saved without one (--tokenizer names it)")
         run = _Run(settings, data, learner, watch, out)
         if checkpoint is not None and state is not None:
             run.resume(checkpoint, state)

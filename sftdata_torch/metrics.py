@@ -66,7 +66,8 @@ def _sink(name: str, out: Path, settings: Mapping[str, Any]) -> Sink:
     try:
         return LOGGERS[name](out, settings)
     except ImportError as error:
-        raise ConfigError(describe(f"the logger {name} needs a package: {error}", where="log_to")) from error
+        fix = f"pip install {name}"
+        raise ConfigError(describe(f"the logger {name} needs a package: {error}", where="log_to", fix=fix)) from error
 
 
 def _tensorboard(out: Path, settings: Mapping[str, Any]) -> Sink:  # noqa: ARG001

@@ -89,18 +89,19 @@ class Plan(NamedTuple):
     def lines(self) -> list[str]:
         """The plan as text."""
         schedule = self.schedule
+        unit, size = ("GiB", 30) if max(each.peak for each in self.memory.values()) >= 1 << 30 else ("MiB", 20)
         out = [
             f"{self.size.weights / 1e6:,.1f} M weights, {self.size.layers} layers, {self.size.vocabulary:,} tokens",
             f"{schedule.steps:,} steps ({schedule.steps_per_epoch:,} an epoch), {schedule.warmup:,} of warm-up",
             f"a step: {schedule.global_batch:,} bins of about {self.examples_per_step:,.0f} examples in all",
             f"a step: about {self.tokens_per_step:,.0f} tokens, {self.targets_per_step:,.0f} of them trained",
             f"a micro-batch: {self.micro_batch_tokens:,} tokens",
-            f"{'GiB':<6}{''.join(f'{name:>12}' for name in Memory._fields)}",
+            f"{unit:<6}{''.join(f'{name:>12}' for name in Memory._fields)}",
         ]
         for mode, each in self.memory.items():
             mark = "" if self.fits[mode] else f"  does not fit into {self.available / 2**30:.1f} GiB"
             chosen = "  <- chosen" if mode == self.chosen else ""
-            out.append(f"{mode:<6}{''.join(f'{value / 2**30:12.3f}' for value in each)}{mark}{chosen}")
+            out.append(f"{mode:<6}{''.join(f'{value / 2**size:12,.2f}' for value in each)}{mark}{chosen}")
         return out
 
 

@@ -17,7 +17,7 @@ from sftdata_torch.loop import train
 from sftdata_torch.settings import build_settings
 from sftdata_torch.step import NonFiniteError
 from tests.torch.models import causal
-from tests.torch.packs import many, sealed
+from tests.torch.packs import many, row, sealed
 from tests.torch.runs import Killer, losses, model_folder, settings, weights
 
 MODES = {
@@ -85,6 +85,7 @@ def test_the_final_model_has_the_dtype_it_came_in_and_checkpoints_stay_float32(t
     stored.save_pretrained(tmp_path / "qwen2")
     outcome = train(settings(tmp_path, model=str(tmp_path / "qwen2"), max_steps=1))
     assert {value.dtype for value in weights(outcome.model).values()} == {torch.bfloat16}
+    assert not (outcome.model / "tokenizer.json").exists(), "none is made up where there was none"
     assert json.loads((outcome.model / "config.json").read_text())["dtype"] == "bfloat16"
     assert {value.dtype for name, value in weights(outcome.checkpoint).items() if "model" in name} == {torch.float32}
 
@@ -139,6 +140,34 @@ def test_held_out_losses_are_logged_and_a_rise_is_said_with_its_reason(tmp_path)
     assert all({"eval/loss", "eval/perplexity", "eval/mean_token_accuracy"} <= set(each) for each in watch.values)
     assert any(note.startswith("4 epochs: from about 3 on") for note in watch.notes)
     assert any(note.startswith("the held-out loss rises") for note in watch.notes)
+
+
+def test_mixed_precision_on_the_cpu_follows_float32(tmp_path):
+    for precision in ("fp32", "bf16"):
+        train(settings(tmp_path, precision, precision=precision, max_steps=4))
+    assert losses(tmp_path / "bf16") == pytest.approx(losses(tmp_path / "fp32"), rel=2e-2)
+    assert losses(tmp_path / "bf16") != losses(tmp_path / "fp32")
+
+
+def test_bins_and_whole_steps_without_a_trained_token_change_no_other_step(tmp_path):
+    bins = many(4)
+    blank = {**row([6, 5], trained=0.0)}
+    options = {"global_batch_size": 1, "epochs": 1, "max_grad_norm": 0.0}
+    shards = sealed(tmp_path / "some", [*bins, blank, blank], files=1, run="some")
+    watch = Killer()
+    outcome = train(settings(tmp_path, shards=str(shards), **options), watch=watch)
+    assert outcome.steps == 6
+    untrained = [each for each in watch.values if each["train/target_tokens"] == 0]
+    assert [(each["train/loss"], each["train/grad_norm"]) for each in untrained] == [(0.0, 0.0)] * 2
+    assert all(value.isfinite().all() for value in weights(outcome.model).values())
+
+
+def test_the_last_batch_of_an_epoch_may_be_small(tmp_path):
+    watch = Killer()
+    train(settings(tmp_path, epochs=1), watch=watch)
+    targets = sum(int((each["labels"] != -100).sum()) for each in many(10))
+    assert len(watch.values) == 3
+    assert sum(each["train/target_tokens"] for each in watch.values) == targets
 
 
 def test_realised_shares_of_a_mixture_are_logged(tmp_path):

@@ -50,7 +50,7 @@ def test_unknown_and_missing_services_are_refused_by_name(tmp_path, monkeypatch)
     with pytest.raises(ConfigError, match="no logger 'wanbd'"):
         Metrics(tmp_path, after_step=0, log_to=("wanbd",), settings={})
     monkeypatch.setitem(sys.modules, "trackio", None)
-    with pytest.raises(ConfigError, match="the logger trackio needs a package"):
+    with pytest.raises(ConfigError, match=r"the logger trackio needs a package: .*pip install trackio"):
         Metrics(tmp_path, after_step=0, log_to=("trackio",), settings={})
 
 
