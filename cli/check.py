@@ -93,8 +93,9 @@ def _run(settings: Any, policy: Any, wishes: dict[str, Any]) -> int:
     from sftdata.pipeline.check import check
     from sftdata.report.terminal import Progress
     from sftdata.report.verdict import write_baseline
+    from sftdata_cli.interrupts import ending_cleanly
 
-    with Progress(quiet=bool(wishes.get("quiet"))) as progress:
+    with ending_cleanly("nothing is left behind"), Progress(quiet=bool(wishes.get("quiet"))) as progress:
         checked = check(
             settings,
             sample=wishes.get("sample"),

@@ -41,6 +41,7 @@ def command(
     from sftdata.config import build_config
     from sftdata.pipeline.copies import dedup
     from sftdata.report.terminal import Progress
+    from sftdata_cli.interrupts import ending_cleanly
 
     config = build_config(
         {
@@ -52,7 +53,7 @@ def command(
             "input_format": input_format,
         }
     )
-    with Progress(quiet=quiet) as progress:
+    with ending_cleanly("run the same command again"), Progress(quiet=quiet) as progress:
         counts = dedup(config, Path(out), near=near, threshold=threshold, progress=progress)
     click.echo(
         f"{counts['records']:,} records, {counts['SFT701']:,} exact duplicates, {counts['SFT702']:,} near-duplicates"

@@ -16,7 +16,7 @@ _LONGEST = 10_000
 
 
 def run(command: click.Command) -> None:
-    """Run `command` on the process's arguments and exit: with what it returns, 1 for damaged shards, 2 for misuse."""
+    """Run `command` on the process's arguments and exit: with what it returns, 1 for damaged shards, 2 for the rest."""
     from sftdata.errors import SftdataError, ShardError
     from sftdata.report.terminal import clean
 
@@ -37,4 +37,10 @@ def run(command: click.Command) -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
+    except Exception:  # noqa: BLE001 - whatever it is, it must not look like findings, which are exit code 1
+        import traceback
+
+        traceback.print_exc()
+        click.echo("error: this is a defect of sftdata, or of what it runs on; please report it", err=True)
+        sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)

@@ -37,11 +37,12 @@ def command(
     from sftdata.config import build_config
     from sftdata.pipeline.copies import split
     from sftdata.report.terminal import Progress
+    from sftdata_cli.interrupts import ending_cleanly
 
     config = build_config(
         {"inputs": inputs, "tokenizer": "", "max_length": 2, "out": "-", "input_format": input_format}
     )
-    with Progress(quiet=quiet) as progress:
+    with ending_cleanly("run the same command again"), Progress(quiet=quiet) as progress:
         counts = split(config, Path(out), share=share, by=by, near=not exact_only, seed=seed, progress=progress)
     click.echo(f"{counts['train']:,} records to {out}/train.jsonl, {counts['eval']:,} to {out}/eval.jsonl")
     if counts["unreadable"]:

@@ -39,11 +39,12 @@ def command(
     from sftdata.pipeline.check import check
     from sftdata.report.tables import stats_rows
     from sftdata.report.terminal import Progress
+    from sftdata_cli.interrupts import ending_cleanly
 
     options = {key: value for key, value in flags.items() if value not in (None, (), {})}
     limit = options.pop("max_length", None)
     config = build_config({"tokenizer": "", **options, "inputs": inputs, "max_length": 1 << 24, "out": "-"})
-    with Progress(quiet=quiet) as progress:
+    with ending_cleanly("nothing is left behind"), Progress(quiet=quiet) as progress:
         checked = check(config, progress=progress)
     with checked:
         rows, curve = stats_rows(

@@ -12,6 +12,7 @@ import datetime
 import multiprocessing
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -234,6 +235,8 @@ def _examine_all(
                     advance(plan.units[out[-1].index].records)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for child in multiprocessing.active_children():
+                child.terminate()  # a unit takes minutes, and nobody wants its findings any more
             raise
     return sorted(out, key=lambda one: one.index)
 
@@ -242,6 +245,7 @@ _bench: Bench | None = None
 
 
 def _begin(plan: Plan, wishes: Wishes, work: str) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     global _bench  # noqa: PLW0603 - a pool worker has no other place to keep what it set up once
     _bench = open_bench(plan, wishes, Path(work))
 

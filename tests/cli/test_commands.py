@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -242,6 +246,35 @@ def test_texts_stand_side_by_side_where_there_is_room() -> None:
         console.print(line)
     assert any("raw text" in line and "rendered \\x1b[31mtext" in line for line in console.export_text().splitlines())
     assert [line for line in beside("raw text", "rendered", width=80) if line == "raw text"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_check_that_is_interrupted_leaves_nothing_behind(tmp_path: Path, workers: int) -> None:
+    data, scratch = tmp_path / "chats.jsonl", tmp_path / "scratch"
+    scratch.mkdir()
+    data.write_text('{"prompt": "a", "completion": "b"}\n' * 300_000, encoding="utf-8")
+    command = [sys.executable, "-m", "sftdata_cli", "check", str(data), *BUILTIN, "--workers", str(workers)]
+    environment = {**os.environ, "TMPDIR": str(scratch)}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not list(scratch.glob("sftdata-check-*/found-*")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "interrupted by SIGINT: nothing is left behind"
+    assert "Traceback" not in err
+    assert not list(scratch.glob("sftdata-*"))
+
+
+def test_a_defect_is_exit_code_2_and_never_looks_like_findings(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("sftdata.pipeline.check.check", broken)
+    code, out, err = run("check", DEMO / "messages.jsonl")
+    assert (code, out) == (2, "")
+    assert "ZeroDivisionError" in err
 
 
 @pytest.mark.parametrize("ways", [(), ("--record", 1, "--random", 2)])
