@@ -68,6 +68,7 @@ def loss(model: str, shards: str, tokenizer: str | None, batch_size: int, output
     from sftdata_torch.head import LossModel
 
     bins, device = open_eval(shards), _device()
+    _say_split(bins.split)
     found = load_tokenizer(tokenizer or model, bins.manifest, needed=tokenizer is not None)
     loaded = load_model(model, device)
     register_attention()
@@ -93,6 +94,7 @@ def generate(model: str, shards: str, tokenizer: str | None, output: str, compat
     from sftdata_torch.compare import judge, load_model, load_task
 
     task = load_task(shards, tokenizer or model, limit=drawn["limit"])
+    _say_split(task.split)
     verdict = judge(load_model(model, _device()), task, _sampling(drawn), batch_size=drawn["batch_size"], compat=compat)
     if output == "json":
         click.echo(json.dumps({**verdict.summary, "signatures": verdict.scores.signatures, "notes": verdict.notes}))
@@ -121,6 +123,7 @@ def side_by_side(
         raise click.UsageError("--base is missing: only an adapter knows its own base")
     device = _device()
     task = load_task(shards, tokenizer or model, limit=drawn["limit"])
+    _say_split(task.split)
     adapter = Path(model, "adapter_config.json").is_file()
     tuned = load_model(model, device, base=base)
     before = None if adapter else load_model(str(base), device)
@@ -139,6 +142,12 @@ def side_by_side(
         click.echo(f"note: {note}")
     click.echo(f"{lines}\n{page}")
     return 0
+
+
+def _say_split(split: str) -> None:
+    """What was trained says little about what was learned."""
+    if split != "eval":
+        click.echo(f"note: the shards have no eval split; this is their {split} split", err=True)
 
 
 def _sampling(drawn: dict[str, Any]) -> Any:

@@ -35,6 +35,8 @@ class Task(NamedTuple):
     references: list[str]
     stops: tuple[int, ...]
     tokenizer: Any
+    split: str
+    """`eval`, or `train` where the shards have no other."""
 
 
 class Verdict(NamedTuple):
@@ -78,6 +80,7 @@ def load_task(shards: str, tokenizer: str, *, limit: int | None = None) -> Task:
         [found.decode(prompt.reference.tolist(), skip_special_tokens=True, **_PLAIN) for prompt in prompts],
         tuple(int(each) for each in bins.manifest.tokenizer["stop_token_ids"]),
         found,
+        bins.split,
     )
 
 

@@ -115,6 +115,8 @@ def test_eval_commands_score_a_model_and_put_two_side_by_side(lesson, tmp_path):
     runner = CliRunner()
     scores = json.loads(runner.invoke(evaluate, ["loss", *common], standalone_mode=False).stdout.splitlines()[-1])
     assert scores["all"]["targets"] > 0
+    said = runner.invoke(evaluate, ["loss", *common], standalone_mode=False).stderr
+    assert "the shards have no eval split; this is their train split" in said
     assert scores["all"]["bits_per_byte"] > 0
     drawn = ["--max-new-tokens", "8", "--limit", "2"]
     said = runner.invoke(evaluate, ["generate", *common, *drawn], standalone_mode=False)
