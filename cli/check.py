@@ -118,7 +118,7 @@ def _run(settings: Any, policy: Any, wishes: dict[str, Any]) -> int:
 
 
 def _tell(checked: Any, policy: Any, wishes: dict[str, Any]) -> int:
-    from sftdata.report.outputs import FORMATS, Result
+    from sftdata.report.outputs import FORMATS, Result, limits
     from sftdata.report.verdict import Tally
 
     tally = Tally(policy)
@@ -136,6 +136,9 @@ def _tell(checked: Any, policy: Any, wishes: dict[str, Any]) -> int:
     else:
         for line in lines:
             click.echo(line)
+    if wishes.get("output_format") in ("concise", "jsonl"):  # they hold findings and nothing else
+        for line in limits(result):
+            click.echo(line, err=True)
     if wishes.get("report"):
         from sftdata.pipeline.shown import write_report
 

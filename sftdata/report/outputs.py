@@ -22,7 +22,7 @@ from sftdata.report.verdict import Policy, RuleStatus
 from sftdata.rules import RULES
 from sftdata.version import VERSION
 
-__all__ = ["FORMATS", "Result"]
+__all__ = ["FORMATS", "Result", "limits"]
 
 _PLACES, _MESSAGES = 5, 1000
 _GITHUB_LIMIT = 10
@@ -126,6 +126,22 @@ def _human(result: Result) -> Iterator[str]:
     yield from _closing(result)
 
 
+def limits(result: Result) -> list[str]:
+    """What was not looked at, a line each: every form of output says it, or the command does beside it."""
+    reasons: dict[str, list[str]] = {}
+    for one in result.statuses:
+        if one.status != "passed" and one.reason:
+            reasons.setdefault(one.reason, []).append(one.code)
+    lines = []
+    for why, codes in reasons.items():
+        listed = ", ".join(codes[:3]) + (f" and {len(codes) - 3} more" if len(codes) > 3 else "")
+        lines.append(f"skipped {listed}: {why}")
+    sample = result.report.get("sample")
+    if sample:
+        lines.append(f"sampled {sample['records']:,} of {sample['of']:,} records; the rest was not looked at")
+    return lines
+
+
 def _closing(result: Result) -> Iterator[str]:
     report = result.report
     if report.get("tokenized"):
@@ -133,16 +149,9 @@ def _closing(result: Result) -> Iterator[str]:
     else:
         records = report["ledger"]["records"]
         yield f"  records   {records['read']:>12,} read, {records['rejected']:,} cannot be used"
-    reasons: dict[str, list[str]] = {}
-    for one in result.statuses:
-        if one.status != "passed" and one.reason:
-            reasons.setdefault(one.reason, []).append(one.code)
-    for why, codes in reasons.items():
-        listed = ", ".join(codes[:3]) + (f" and {len(codes) - 3} more" if len(codes) > 3 else "")
-        yield f"  skipped   {listed}: {why}"
-    if report.get("sample"):
-        sample = report["sample"]
-        yield f"  sampled   {sample['records']:,} of {sample['of']:,} records; the rest was not looked at"
+    for line in limits(result):
+        name, _, rest = line.partition(" ")
+        yield f"  {name:<9} {rest}"
     if report.get("eval_overlap"):
         overlap = report["eval_overlap"]
         yield f"  eval set  {overlap['touched']:,} of {overlap['items']:,} items are touched by the data"
@@ -190,6 +199,8 @@ def _github(result: Result) -> Iterator[str]:
             at = f" at {found.pointer}" if found.pointer else ""
             told = _data(f"{found.message}{at}. {row['fix']}")
             yield f"::{level} {where}title={title}::{told}"
+    for line in limits(result):
+        yield f"::notice title=sftdata::{_data(line)}"
     for level, count in counts.items():
         if count > _GITHUB_LIMIT:
             yield f"::notice title=sftdata::{count - _GITHUB_LIMIT} more findings of level {level} are not annotated"
@@ -228,7 +239,8 @@ def _sarif(result: Result) -> Iterator[str]:
                 location["region"] = {"startLine": found.line}
             one["locations"] = [{"physicalLocation": location}]
         results.append(one)
-    notes = [{"level": "warning", "message": {"text": f"{left} more findings were left out"}}] if left else []
+    told = [*([f"{left} more findings were left out"] if left else []), *limits(result)]
+    notes = [{"level": "warning", "message": {"text": line}} for line in told]
     run = {
         "tool": {
             "driver": {
@@ -282,6 +294,9 @@ def _junit(result: Result) -> Iterator[str]:
     yield '<?xml version="1.0" encoding="UTF-8"?>'
     head = f'tests="{len(result.statuses)}" failures="{failures}" errors="0" skipped="{skipped}"'
     yield f'<testsuites {head}>\n<testsuite name="sftdata" {head} time="0">'
+    if limits(result):
+        listed = "".join(f'<property name="limit" value={quoteattr(line)}/>' for line in limits(result))
+        yield f"<properties>{listed}</properties>"
     for one in result.statuses:
         case = f'<testcase classname="sftdata.{one.code[:4]}xx" name={quoteattr(f"{one.code} {one.name}")} time="0"'
         if one.status == "failed":

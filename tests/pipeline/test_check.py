@@ -87,7 +87,7 @@ def test_check_rejects_exactly_what_prepare_rejects(messy: Path, tmp_path: Path)
 def test_every_finding_names_file_line_and_pointer(messy: Path) -> None:
     result = run(check_command, messy, *SERVED, "--max-length", 256, "--format", "jsonl")
     assert result.return_value == 1
-    rows = [json.loads(line) for line in result.output.splitlines()]
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
     empty = next(row for row in rows if row["code"] == "SFT108")
     assert empty["file"] == str(messy)
     assert empty["line"] == 2
@@ -119,10 +119,10 @@ def test_what_was_skipped_says_so_and_fails_under_strict(tmp_path: Path) -> None
     path.write_text(json.dumps(chat("Hi", "Hello.")) + "\n", encoding="utf-8")
     relaxed = run(check_command, path)
     assert relaxed.return_value == 0
-    assert "skipped" in relaxed.output
-    assert "no --tokenizer was given" in relaxed.output
+    assert "skipped" in relaxed.stdout
+    assert "no --tokenizer was given" in relaxed.stdout
     statuses = {
-        one["code"]: one["status"] for one in json.loads(run(check_command, path, "--format", "json").output)["rules"]
+        one["code"]: one["status"] for one in json.loads(run(check_command, path, "--format", "json").stdout)["rules"]
     }
     assert statuses["SFT403"] == statuses["SFT704"] == "skipped"
     assert run(check_command, path, "--profile", "strict").return_value == 1
@@ -130,13 +130,17 @@ def test_what_was_skipped_says_so_and_fails_under_strict(tmp_path: Path) -> None
 
 def test_a_sample_says_so_everywhere(messy: Path) -> None:
     human = run(check_command, messy, *SERVED, "--max-length", 256, "--sample", 50, "--exit-zero")
-    assert "sampled" in human.output
+    assert "sampled" in human.stdout
     machine = json.loads(
-        run(check_command, messy, *SERVED, "--max-length", 256, "--sample", 50, "--format", "json").output
+        run(check_command, messy, *SERVED, "--max-length", 256, "--sample", 50, "--format", "json").stdout
     )
     assert machine["report"]["sample"]["of"] == 343
     assert 20 < machine["report"]["sample"]["records"] < 90
     assert "passed" not in {one["status"] for one in machine["rules"]}
+    for form in ("concise", "jsonl", "github", "sarif", "junit"):
+        result = run(check_command, messy, *SERVED, "--max-length", 256, "--sample", 50, "--format", form)
+        assert "the rest was not looked at" in result.stdout + result.stderr, form
+        assert "only with --near-duplicates" in result.stdout + result.stderr, form
 
 
 def test_a_baseline_forgives_what_it_holds_and_nothing_new(messy: Path, tmp_path: Path) -> None:
@@ -149,7 +153,7 @@ def test_a_baseline_forgives_what_it_holds_and_nothing_new(messy: Path, tmp_path
     moved.write_text(json.dumps(chat("New", "")) + "\n" + text, encoding="utf-8")
     more = run(check_command, moved, *SERVED, "--max-length", 256, "--baseline", baseline, "--format", "jsonl")
     assert more.return_value == 1
-    assert {json.loads(line)["line"] for line in more.output.splitlines() if "SFT108" in line} == {1}
+    assert {json.loads(line)["line"] for line in more.stdout.splitlines() if "SFT108" in line} == {1}
 
 
 def test_rule_options_of_a_configuration_hold(messy: Path, tmp_path: Path) -> None:
@@ -168,7 +172,7 @@ def test_rule_options_of_a_configuration_hold(messy: Path, tmp_path: Path) -> No
 
 
 def test_sarif_has_places_and_known_rules(messy: Path) -> None:
-    document = json.loads(run(check_command, messy, *SERVED, "--max-length", 256, "--format", "sarif").output)
+    document = json.loads(run(check_command, messy, *SERVED, "--max-length", 256, "--format", "sarif").stdout)
     (one,) = document["runs"]
     rules = one["tool"]["driver"]["rules"]
     assert document["version"] == "2.1.0"
@@ -188,7 +192,7 @@ def test_sarif_is_what_the_official_schema_says(messy: Path, tmp_path: Path) -> 
     validator = jsonschema_rs.validator_for(json.loads(text))
     odd = tmp_path / "a b%ü#.jsonl"
     odd.write_text(json.dumps(chat("\x1b {{a}}", "as an AI, \x07")) + "\n{\n" + json.dumps(chat("x", "y")) * 2)
-    document = json.loads(run(check_command, messy, odd, *SERVED, "--max-length", 256, "--format", "sarif").output)
+    document = json.loads(run(check_command, messy, odd, *SERVED, "--max-length", 256, "--format", "sarif").stdout)
     assert not [f"{error.instance_path}: {error.message}" for error in validator.iter_errors(document)]
     broken = copy.deepcopy(document)
     broken["runs"][0]["results"][0]["level"] = "fatal"
@@ -196,7 +200,7 @@ def test_sarif_is_what_the_official_schema_says(messy: Path, tmp_path: Path) -> 
 
 
 def test_junit_parses_and_counts(messy: Path) -> None:
-    root = ET.fromstring(run(check_command, messy, *SERVED, "--max-length", 256, "--format", "junit").output)
+    root = ET.fromstring(run(check_command, messy, *SERVED, "--max-length", 256, "--format", "junit").stdout)
     cases = root.findall(".//testcase")
     assert len(cases) == int(root.attrib["tests"])
     assert len(root.findall(".//failure")) == int(root.attrib["failures"]) > 0
@@ -204,7 +208,7 @@ def test_junit_parses_and_counts(messy: Path) -> None:
 
 
 def test_github_lines_are_commands_of_one_line(messy: Path) -> None:
-    out = run(check_command, messy, *SERVED, "--max-length", 256, "--format", "github").output.splitlines()
+    out = run(check_command, messy, *SERVED, "--max-length", 256, "--format", "github").stdout.splitlines()
     assert all(line.startswith(("::error ", "::warning ", "::notice ")) for line in out)
     assert f"file={messy},line=2," in "".join(out)
 
@@ -216,7 +220,7 @@ def test_data_never_reaches_the_terminal_as_it_is(tmp_path: Path) -> None:
     }
     path.write_text(json.dumps(record) + "\n", encoding="utf-8")
     for form in ("human", "concise", "json", "jsonl", "github", "sarif", "junit"):
-        assert "\x1b" not in run(check_command, path, "--format", form).output
+        assert "\x1b" not in run(check_command, path, "--format", form).stdout
 
 
 def test_repairs_write_normal_form_and_say_what_changed(tmp_path: Path) -> None:
@@ -268,7 +272,7 @@ def test_stats_are_those_of_a_by_hand_count(tmp_path: Path) -> None:
     path = tmp_path / "chats.jsonl"
     records = [chat("Hi", "Hello" + " there" * n) for n in range(20)]
     path.write_text("".join(json.dumps(one) + "\n" for one in records), encoding="utf-8")
-    stats = json.loads(run(stats_command, path, *SERVED, "--max-length", 64, "--batch", 4, "--format", "json").output)
+    stats = json.loads(run(stats_command, path, *SERVED, "--max-length", 64, "--batch", 4, "--format", "json").stdout)
     assert stats["records"] == {"read": 20, "readable": 20, "distinct": 20}
     assert stats["turns"]["mean"] == 2
     assert stats["roles"] == {"assistant": 20, "user": 20}
@@ -276,7 +280,7 @@ def test_stats_are_those_of_a_by_hand_count(tmp_path: Path) -> None:
     assert stats["length"]["min"] < stats["length"]["p50"] < stats["length"]["max"]
     assert stats["truncation"][-1]["tokens_lost"] == 0
     assert stats["packing"]["steps an epoch at 4 bins"] == -(-stats["packing"]["bins"] // 4)
-    assert "length" not in json.loads(run(stats_command, path, "--format", "json").output)
+    assert "length" not in json.loads(run(stats_command, path, "--format", "json").stdout)
 
 
 def test_a_stop_that_generation_config_does_not_know_is_found(tmp_path: Path) -> None:
@@ -290,13 +294,13 @@ def test_a_stop_that_generation_config_does_not_know_is_found(tmp_path: Path) ->
     for eos, expected in (([ids["<|endoftext|>"]], True), ([ids["<|endoftext|>"], ids["<|im_end|>"]], False)):
         (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": eos}), encoding="utf-8")
         arguments = ["--tokenizer", folder, "--template", "chatml", "--max-length", 64, "--format", "jsonl"]
-        codes = [json.loads(line)["code"] for line in run(check_command, path, *arguments).output.splitlines()]
+        codes = [json.loads(line)["code"] for line in run(check_command, path, *arguments).stdout.splitlines()]
         assert ("SFT406" in codes) is expected
 
 
 def test_the_json_is_what_its_schema_says(messy: Path) -> None:
     validator = jsonschema_rs.validator_for(sftdata_schemas.load("findings"))
-    document = json.loads(run(check_command, messy, *SERVED, "--max-length", 256, "--format", "json").output)
+    document = json.loads(run(check_command, messy, *SERVED, "--max-length", 256, "--format", "json").stdout)
     assert not [error.message for error in validator.iter_errors(document)]
     assert not validator.is_valid({**document, "findings": [{**document["findings"][0], "line": 0}]})
     assert not validator.is_valid({**document, "more": 1})
@@ -306,7 +310,7 @@ def test_people_see_a_message_once_and_how_often(tmp_path: Path) -> None:
     records = [chat(f"{n}?", "I am {{name}}." if n % 2 else "", spare=1) for n in range(40)]
     path = tmp_path / "chats.jsonl"
     path.write_text("".join(json.dumps(one) + "\n" for one in records), encoding="utf-8")
-    lines = run(check_command, path).output.splitlines()
+    lines = run(check_command, path).stdout.splitlines()
     told = [line.strip() for line in lines if "was not filled in" in line]
     assert told == ["chats.jsonl:2:/messages/1  '{{name}}' was not filled in  (also :4, :6, :8, :10 and 15 more)"]
     assert any(line.startswith("· SFT116 extra-keys  info, 40 (100.00% of records)") for line in lines)
@@ -323,7 +327,7 @@ def test_a_rate_is_of_records_and_a_broken_input_is_never_below_it(tmp_path: Pat
     }
     data = "".join(json.dumps(one) + "\n" for one in [twice, *(chat(f"{n}?", "Yes.") for n in range(3000))])
     path.write_bytes(gzip.compress(data.encode())[:-12])
-    document = json.loads(run(check_command, path, "--format", "json", "--profile", "lenient").output)
+    document = json.loads(run(check_command, path, "--format", "json", "--profile", "lenient").stdout)
     rules = {one["code"]: one for one in document["rules"]}
     assert rules["SFT714"]["count"] == 2
     assert rules["SFT714"]["rate"] * document["report"]["ledger"]["records"]["read"] == pytest.approx(1, abs=0.01)
@@ -357,7 +361,7 @@ def test_a_repair_loses_no_record_and_does_nothing_the_second_time(tmp_path: Pat
         path.write_text(json.dumps(ODD), encoding="utf-8")
     else:
         path.write_text('instruction,output,id\na,b,1\n"c\nd",e,2\nf,"g" h,3\ni,,4\n', encoding="utf-8")
-    read = json.loads(run(check_command, path, "--format", "json").output)["report"]["ledger"]["records"]["read"]
+    read = json.loads(run(check_command, path, "--format", "json").stdout)["report"]["ledger"]["records"]["read"]
     one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
     run(check_command, path, "--fix", one, "--workers", 2)
     run(check_command, one, "--fix", two)
