@@ -29,9 +29,13 @@ __all__ = ["Harvest", "RejectFile", "first_error", "is_error"]
 class Harvest:
     """The documents of one split of one unit; 5 bytes a token until they are written."""
 
-    def __init__(self) -> None:
-        self._ids: list[Int32Array] = []
-        self._trained: list[npt.NDArray[np.bool_]] = []
+    def __init__(self, expected: int) -> None:
+        """`expected`: more tokens than are likely to come. Room for them is asked for at once and costs nothing until
+        it is written to; so tokens lie in one piece, and never twice."""
+        self._expected = expected
+        self._count = 0
+        self._ids: Int32Array = np.empty(0, np.int32)
+        self._trained: npt.NDArray[np.bool_] = np.empty(0, bool)
         self._lengths: list[Int32Array] = []
         self._records: list[Int64Array] = []
         self._flags: list[Int32Array] = []
@@ -40,11 +44,21 @@ class Harvest:
         self, ids: Int32Array, labels: Int32Array, lengths: Int32Array, records: Int64Array, flags: Int32Array
     ) -> None:
         """Append D documents of T tokens: int32 `[T]`, int32 `[T]`, int32 `[D]`, int64 `[D]`, int32 `[D]`."""
-        self._ids.append(ids)
-        self._trained.append(labels != IGNORE_INDEX)
+        here = slice(self._count, self._count + len(ids))
+        if here.stop > len(self._ids):
+            self._grow(here.stop)
+        self._ids[here] = ids
+        np.not_equal(labels, IGNORE_INDEX, out=self._trained[here])
+        self._count = here.stop
         self._lengths.append(lengths)
         self._records.append(records)
         self._flags.append(flags)
+
+    def _grow(self, least: int) -> None:
+        size = max(least, self._expected, 2 * len(self._ids))
+        ids, trained = np.empty(size, np.int32), np.empty(size, bool)
+        ids[: self._count], trained[: self._count] = self._ids[: self._count], self._trained[: self._count]
+        self._ids, self._trained = ids, trained
 
     @property
     def lengths(self) -> Int32Array:
@@ -55,7 +69,7 @@ class Harvest:
         """The documents in bin order, as rows of bins, about `tokens` tokens at a time."""
         if not len(order):
             return
-        ids, trained = np.concatenate(self._ids), np.concatenate(self._trained)
+        ids, trained = self._ids, self._trained
         lengths, records, flags = self.lengths, np.concatenate(self._records), np.concatenate(self._flags)
         begins = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
         bin_tokens = np.add.reduceat(lengths[order], offsets[:-1], dtype=np.int64)

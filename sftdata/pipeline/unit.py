@@ -32,7 +32,7 @@ __all__ = ["SIDECARS", "SPLITS", "UnitResult", "run_unit", "try_records", "unit_
 
 SPLITS = ("train", "eval")
 SIDECARS = ("rejected", "partial")
-_TOKENS_AT_ONCE = 1 << 20
+_TOKENS_AT_ONCE = 1 << 19
 
 
 class UnitResult(msgspec.Struct):
@@ -130,7 +130,7 @@ class _Writing:
     def __init__(self, plan: Plan, unit: Unit, workshop: Workshop, work: Path) -> None:
         self.plan, self.unit, self.shop, self.work = plan, unit, workshop, work
         self.stages = Stages(plan, workshop, self)
-        self.harvests: dict[str, list[Harvest]] = {split: [Harvest()] for split in SPLITS}
+        self.harvests: dict[str, list[Harvest]] = {split: [Harvest(unit.size)] for split in SPLITS}
         """By split and pass of the mixture: no bin holds a record twice."""
         stem = unit_stem(unit.index)
         self.rejected = RejectFile(work / f"{stem}-rejected.jsonl")
@@ -159,7 +159,7 @@ class _Writing:
     ) -> None:
         """Keep documents, by split and pass, until the unit is packed."""
         if turn == len(self.harvests["train"]):
-            self.harvests["train"].append(Harvest())
+            self.harvests["train"].append(Harvest(self.unit.size))
         if not held_out.any():
             self.harvests["train"][turn].add(fitted.input_ids, fitted.labels, fitted.lengths, records, flags)
             return

@@ -6,6 +6,8 @@ template that are not the planned ones. What must not: running anything.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import hashlib
 
 import msgspec
@@ -115,7 +117,15 @@ def open_workshop(plan: Plan, loaded: tuple[TokenizerFiles, Vocabulary] | None =
                     fix="Start over with --fresh.",
                 )
             )
-    return Workshop(plan, serving, engine)
+    workshop = Workshop(plan, serving, engine)
+    _return_memory()
+    return workshop
+
+
+def _return_memory() -> None:
+    """Give back to the system what loading a tokenizer took for a moment: 150 MiB, which glibc would keep."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # other C libraries have no such call
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def check_versions(plan: Plan) -> None:
