@@ -139,7 +139,7 @@ def leave_blocks_uncompiled() -> None:
     batch would be compiled anew."""
     from transformers import AttentionInterface
 
-    _EXACT["blocks"] = torch.compiler.disable(block_attention)
+    _EXACT["blocks"] = torch.compiler.disable(block_attention)  # type: ignore[no-untyped-call]
     AttentionInterface.register("packed_blocks", _EXACT["blocks"])
 
 

@@ -48,6 +48,8 @@ def leave_signals_to_parent(worker: int) -> None:  # noqa: ARG001
     A terminal, torchrun and Slurm signal all processes of a run. torch's workers would die of it, and their parent of
     that, before it could save anything.
     """
+    if not hasattr(signal, "sigwaitinfo"):  # macOS, Windows: who sent a signal cannot be asked
+        return
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
 

@@ -197,6 +197,10 @@ def test_choices_that_exclude_each_other_are_refused_before_anything_is_loaded(t
         train(settings(tmp_path, mode="min", max_grad_norm=0.0))
     with pytest.raises(ConfigError, match="mode min cannot clip"):
         train(settings(tmp_path, mode="min", micro_batch_size=4))
+    with pytest.raises(ConfigError, match="parallel fsdp needs several processes: start it with torchrun"):
+        train(settings(tmp_path, parallel="fsdp"))
+    with pytest.raises(ConfigError, match="adapters are on all layers: leave out freeze_layers or lora_rank"):
+        train(settings(tmp_path, lora_rank=2, freeze_layers=1))
     small = model_folder(tmp_path / "small", vocab_size=50)
     with pytest.raises(ConfigError, match="the model has embeddings for 50"):
         train(settings(tmp_path, model=str(small)))
