@@ -138,12 +138,13 @@ def _rendered(tokenizer: PreTrainedTokenizerFast, body: dict[str, Any], *, argum
 
 
 @contextmanager
-def trickling(data: bytes, pause: float) -> Iterator[str]:
-    """A server that writes `data` a byte at a time, with pauses, and never closes."""
+def trickling(data: bytes, pause: float) -> Iterator[tuple[str, list[int]]]:
+    """The address of a server that writes `data` a byte at a time, with pauses, and never closes; and what it wrote."""
     import socket
 
     listener = socket.create_server(("127.0.0.1", 0))
     stop = threading.Event()
+    wrote: list[int] = []
 
     def serve() -> None:
         while not stop.is_set():
@@ -156,6 +157,7 @@ def trickling(data: bytes, pause: float) -> Iterator[str]:
                     connection.recv(65536)
                     for at in range(len(data)):
                         connection.sendall(data[at : at + 1])
+                        wrote.append(data[at])
                         time.sleep(pause)
                     stop.wait(10)
                 except OSError:
@@ -164,7 +166,7 @@ def trickling(data: bytes, pause: float) -> Iterator[str]:
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", wrote
     finally:
         stop.set()
         listener.close()

@@ -25,7 +25,18 @@ from sftdata.templates.rendering import prompt_turns, render_conversation
 from sftdata.tokenizers import ReferenceEngine, load_files, load_vocabulary
 from sftdata.tokenizers.exact import Exact
 
-__all__ = ["FORMAT", "FORMAT_VERSION", "OPTIONS", "Golden", "GoldenCase", "GoldenTurn", "decoder", "derive"]
+__all__ = [
+    "FORMAT",
+    "FORMAT_VERSION",
+    "OPTIONS",
+    "Golden",
+    "GoldenCase",
+    "GoldenTemplate",
+    "GoldenTokenizer",
+    "GoldenTurn",
+    "decoder",
+    "derive",
+]
 
 OPTIONS = (
     *("template_arg", "stop", "bos_token", "eos_token", "append_eos", "reasoning", "strip_trailing_stop"),
@@ -61,15 +72,35 @@ class GoldenCase(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     """The rule for which there is no prompt at all."""
 
 
+class GoldenTokenizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The tokenizer that vectors are of."""
+
+    given: str
+    """As the user wrote it."""
+    sha256: str
+    """Over its files, as in a manifest."""
+    vocab_size: int
+    stop_tokens: list[str]
+
+
+class GoldenTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The template that vectors are of."""
+
+    given: str | None
+    """As the user wrote it; None: the tokenizer's own."""
+    name: str
+    sha256: dict[str, str]
+    """Of each source, by name."""
+    kwargs: dict[str, Any]
+
+
 class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a golden file holds."""
 
     format: str
     format_version: int
-    tokenizer: dict[str, Any]
-    """`given` as the user wrote it, `sha256` over its files, `vocab_size`, `stop_tokens`."""
-    template: dict[str, Any]
-    """`given` (null: the tokenizer's own), `name`, `sha256` by name, `kwargs`."""
+    tokenizer: GoldenTokenizer
+    template: GoldenTemplate
     clock: str | None
     """The day that the template saw; None where it does not ask for it."""
     options: dict[str, Any]
@@ -103,8 +134,8 @@ def derive(options: dict[str, Any], cases: Iterable[Case]) -> Golden:
     return Golden(
         FORMAT,
         FORMAT_VERSION,
-        {"given": config.tokenizer, **{key: tokenizer[key] for key in ("sha256", "vocab_size", "stop_tokens")}},
-        {"given": config.template, **{key: entry[key] for key in ("name", "sha256", "kwargs")}},
+        GoldenTokenizer(config.tokenizer, tokenizer["sha256"], tokenizer["vocab_size"], tokenizer["stop_tokens"]),
+        GoldenTemplate(config.template, entry["name"], entry["sha256"], entry["kwargs"]),
         clock,
         {key: options[key] for key in OPTIONS if options.get(key) not in (None, (), [], {}, False)},
         [maker.case(one) for one in cases],
@@ -116,7 +147,7 @@ def decoder(golden: Golden, tokenizer: str | None = None) -> Callable[[Sequence[
 
     Raises ConfigError where it cannot be loaded.
     """
-    engine = ReferenceEngine(load_vocabulary(load_files(tokenizer or golden.tokenizer["given"])))
+    engine = ReferenceEngine(load_vocabulary(load_files(tokenizer or golden.tokenizer.given)))
     return lambda ids: engine.decode([ids])[0]
 
 

@@ -16,7 +16,7 @@ import msgspec
 
 from sftdata.errors import ConfigError, describe
 from sftdata.pipeline.cases import case_of
-from sftdata.pipeline.golden import FORMAT, FORMAT_VERSION, Golden, GoldenTurn, decoder, derive
+from sftdata.pipeline.golden import FORMAT, FORMAT_VERSION, Golden, GoldenCase, GoldenTurn, decoder, derive
 from sftdata.report.difference import ids_difference, text_difference
 
 __all__ = ["Moved", "derive_again", "dump", "moved", "options_of", "read"]
@@ -59,15 +59,21 @@ def read(path: str) -> Golden:
         golden = msgspec.convert(value, Golden)
     except msgspec.ValidationError as error:
         raise ConfigError(describe(f"not a file of golden vectors: {error}", where=path, fix=fix)) from error
-    for part, keys in ((golden.tokenizer, ("given", "sha256")), (golden.template, ("given", "sha256"))):
-        if not part.keys() >= set(keys):
-            raise ConfigError(describe(f"{' or '.join(keys)} is missing in it", where=path, fix=fix))
+    for case in golden.conversations:
+        if case.turns and not _is_chat(case):
+            raise ConfigError(describe(f"the record of {case.name!r} is no chat with these turns", where=path, fix=fix))
     return golden
+
+
+def _is_chat(case: GoldenCase) -> bool:
+    """Whether the record has the messages that the turns are about."""
+    conversation = case_of(case.name, case.record).conversation
+    return conversation is not None and all(0 < turn.message <= len(conversation.messages) for turn in case.turns)
 
 
 def options_of(golden: Golden) -> dict[str, Any]:
     """The options that it was made with."""
-    given = {"tokenizer": golden.tokenizer["given"], "template": golden.template["given"], "clock": golden.clock}
+    given = {"tokenizer": golden.tokenizer.given, "template": golden.template.given, "clock": golden.clock}
     return {**golden.options, **{key: value for key, value in given.items() if value is not None}}
 
 
@@ -115,10 +121,10 @@ def moved(before: Golden, after: Golden) -> list[Moved]:
 
 def _headers(before: Golden, after: Golden) -> Iterator[Moved]:
     pairs = (
-        ("the tokenizer's files", before.tokenizer["sha256"], after.tokenizer["sha256"]),
-        ("the template's source", before.template["sha256"], after.template["sha256"]),
-        ("the template's arguments", before.template.get("kwargs"), after.template.get("kwargs")),
-        ("the stop tokens", before.tokenizer.get("stop_tokens"), after.tokenizer.get("stop_tokens")),
+        ("the tokenizer's files", before.tokenizer.sha256, after.tokenizer.sha256),
+        ("the template's source", before.template.sha256, after.template.sha256),
+        ("the template's arguments", before.template.kwargs, after.template.kwargs),
+        ("the stop tokens", before.tokenizer.stop_tokens, after.tokenizer.stop_tokens),
         ("the clock", before.clock, after.clock),
     )
     for what, old, new in pairs:

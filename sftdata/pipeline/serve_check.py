@@ -56,10 +56,9 @@ def serve_check(server: Server, dialect: Dialect, golden: Golden, decode: Decode
 def _asked(
     server: Server, dialect: Dialect, golden: Golden, case: GoldenCase, turn: GoldenTurn, decode: Decode
 ) -> Asked:
-    kwargs = golden.template.get("kwargs") or {}
     expected = turn.prompt_ids
     try:
-        served = dialect.chat(server, case.record, turn.message, kwargs)
+        served = dialect.chat(server, case.record, turn.message, golden.template.kwargs)
     except RefusedError as refusal:
         outcome: Literal["refused", "failed"] = "failed" if refusal.status == 500 else "refused"
         why = f"status {refusal.status}: {clean(str(refusal))}"

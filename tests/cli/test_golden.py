@@ -198,14 +198,32 @@ def test_what_is_no_golden_file_is_a_usage_error(run: Run, tmp_path: Path, text:
     assert says in err
 
 
-def test_a_golden_file_whose_parts_are_missing_is_a_usage_error(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("tokenizer", {}, "$.tokenizer"),
+        ("tokenizer", {"given": 7, "sha256": "", "vocab_size": 1, "stop_tokens": []}, "$.tokenizer.given"),
+        ("template", {}, "$.template"),
+        ("clock", "soon", "clock"),
+        ("options", {"stpo": ["x"]}, "did you mean stop?"),
+        ("conversations", [{"name": "a", "record": {}, "turns": [{}]}], "$.conversations[0].turns[0]"),
+        (
+            "conversations",
+            [{"name": "a", "record": {"messages": 7}, "turns": [{"message": 1, "prompt": "", "prompt_ids": []}]}],
+            "the record of 'a' is no chat with these turns",
+        ),
+        ("more", 1, "unknown field"),
+    ],
+)
+def test_a_golden_file_that_was_tampered_with_is_a_usage_error(
+    run: Run, tmp_path: Path, key: str, value: Any, says: str
+) -> None:
     made = json.loads(run("--tokenizer", "builtin")[1])
-    for part in ("tokenizer", "template"):
-        path = tmp_path / f"{part}.json"
-        path.write_text(json.dumps({**made, part: {}}), encoding="utf-8")
-        code, _, err = run("--verify", path)
-        assert code == 2
-        assert "sha256" in err
+    path = tmp_path / "golden.json"
+    path.write_text(json.dumps({**made, key: value}), encoding="utf-8")
+    code, _, err = run("--verify", path)
+    assert code == 2
+    assert says in err
 
 
 def test_what_a_file_says_reaches_the_terminal_without_control_characters(run: Run, tmp_path: Path) -> None:

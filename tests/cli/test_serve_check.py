@@ -236,7 +236,7 @@ def test_a_dead_port_and_what_is_no_server_are_exit_code_2(run: Run) -> None:
     code, _, err = run(f"http://127.0.0.1:{port}")
     assert code == 2
     assert "cannot be reached" in err
-    with trickling(b"SSH-2.0-OpenSSH_9.6\r\n", 0) as url:
+    with trickling(b"SSH-2.0-OpenSSH_9.6\r\n", 0) as (url, _):
         code, _, err = run(url, "--timeout", 5, "--model", "m")
     assert code == 2
     assert "cannot be reached" in err
@@ -255,13 +255,19 @@ def test_a_slow_server_is_given_up_however_it_is_slow(run: Run) -> None:
     def asleep(path: str, body: dict[str, Any]) -> Any:
         time.sleep(5)
 
-    body = b'{"tokens": [' + b"1, " * 1000
-    drops = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + body
-    for server in (serving(asleep), trickling(b"HTTP/1.1 200 OK\r\n" + b"x" * 1000, 0.02), trickling(drops, 0.02)):
-        with server as url:
+    with serving(asleep) as url:
+        code, _, err = run(url, "--timeout", 0.4, "--model", "tuned")
+    assert code == 2
+    assert "no answer to POST /tokenize in 0.4 s. Raise --timeout." in err
+    headers = b"HTTP/1.1 200 OK\r\nX: " + b"x" * 400
+    body = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + b'{"tokens": [' + b"1, " * 150
+    for data in (headers, body):
+        with trickling(data, 0.03) as (url, wrote):
             code, _, err = run(url, "--timeout", 0.4, "--model", "tuned")
+            heard = len(wrote)
         assert code == 2
         assert "no answer to POST /tokenize in 0.4 s. Raise --timeout." in err
+        assert heard < len(data) // 2, "it listened to the end"
 
 
 def test_a_server_that_dies_on_the_way_is_exit_code_2(run: Run) -> None:
