@@ -166,14 +166,17 @@ def test_refusals_are_vectors_too(run: Run, tmp_path: Path) -> None:
         said("Hi", "Ends in <|im_end|>"),
         said("What is <|im_start|>?", "A token."),
         {"messages": [{"role": "user", "content": 7}]},
+        said("What is <|im_start|>?", "A token.", "And <|im_end|>?"),
     )
     golden = json.loads(run("--tokenizer", "builtin", "--template", "chatml", "--records", records)[1])
-    stopped, spelled, broken = golden["conversations"]
+    stopped, spelled, broken, asking = golden["conversations"]
     assert stopped["turns"][0]["refused"] == "SFT415"
     assert stopped["turns"][0]["prompt"].endswith("assistant\n")
     assert spelled["turns"][0]["protected"] is True
     control = 4090
     assert spelled["turns"][0]["prompt_ids"].count(control) == 2
+    assert [turn["protected"] for turn in asking["turns"]] == [True, True]
+    assert "\U000f0000" not in json.dumps(golden, ensure_ascii=False)
     assert broken["refused"].startswith("SFT1")
     assert "turns" not in broken
 

@@ -243,6 +243,7 @@ def test_verify_shows_the_diff_and_no_control_character(run: Any, out: Path, mod
     assert "SFT312 manifest.json, template.default: the template 'default' changed" in told
     assert "\n+\\x1b[31m" in told
     assert "\x1b" not in told
+    assert "\x1b" not in folder_drift(read_manifest(out), model)[0].message
     assert told.splitlines()[-1] == f"not sound: 1 problems in {out}"
 
 
