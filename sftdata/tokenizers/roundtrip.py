@@ -12,12 +12,12 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-import numpy as np
 from tokenizers.normalizers import Normalizer
 
 from sftdata.records import Finding, Int32Array, Int64Array, TextExample
 from sftdata.tokenizers.documents import Batch, Document
 from sftdata.tokenizers.engines import Engine
+from sftdata.tokenizers.token_bytes import TokenBytes
 from sftdata.tokenizers.vocabulary import Vocabulary, native_tokenizer
 
 __all__ = ["RoundTrip"]
@@ -32,7 +32,7 @@ class RoundTrip:
         self._vocabulary = vocabulary
         self._engine = engine
         self._allow = allow_normalised
-        self._lengths = np.diff(vocabulary.token_offsets)
+        self._bytes = TokenBytes(vocabulary)
         self._by_id = {one.id: one for one in vocabulary.added}
         longest = sorted((one.content for one in vocabulary.added), key=len, reverse=True)
         self._added = re.compile(f"({'|'.join(map(re.escape, longest)) or '(?!)'})")
@@ -51,7 +51,7 @@ class RoundTrip:
         quick = (examples[index] for index in owners.tolist())
         texts = [example.text[span.start : span.stop] for example in quick for span in example.spans]
         if self._vocabulary.byte_level:
-            suspicious = self._bytes_otherwise(ids, starts, stops, texts, 0)
+            suspicious = self._bytes.otherwise(ids, starts, stops, [text.encode() for text in texts])
         else:
             suspicious = self._decoded_otherwise(ids, starts, stops, bounds[documents], texts)
         verdicts: dict[int, Verdict] = {}
@@ -78,35 +78,6 @@ class RoundTrip:
                 problem = problem or found
                 notes += more
         return problem, notes
-
-    def _bytes_otherwise(
-        self, ids: Int32Array, starts: Int64Array, stops: Int64Array, texts: Sequence[str], first: int
-    ) -> list[int]:
-        """Spans whose tokens' bytes are not those of their text; one comparison where there are none, else halved."""
-        if self._bytes_of(ids, starts, stops) == "".join(texts).encode():
-            return []
-        if len(texts) == 1:
-            return [first]
-        half = len(texts) // 2
-        return [
-            *self._bytes_otherwise(ids, starts[:half], stops[:half], texts[:half], first),
-            *self._bytes_otherwise(ids, starts[half:], stops[half:], texts[half:], first + half),
-        ]
-
-    def _bytes_of(self, ids: Int32Array, starts: Int64Array, stops: Int64Array) -> bytes:
-        """The bytes of all tokens inside the spans, one after another."""
-        spans = stops - starts
-        total = int(spans.sum())
-        if total == 0:
-            return b""
-        first = np.repeat(starts - np.concatenate([[0], np.cumsum(spans)[:-1]]), spans)
-        tokens = ids[first + np.arange(total)]
-        sizes = self._lengths[tokens]
-        begins = self._vocabulary.token_offsets[tokens]
-        ends = np.cumsum(sizes)
-        places = np.arange(int(ends[-1])) + np.repeat(begins - (ends - sizes), sizes)
-        out: bytes = self._vocabulary.token_bytes[places].tobytes()
-        return out
 
     def _decoded_otherwise(
         self, ids: Int32Array, starts: Int64Array, stops: Int64Array, begins: Int64Array, texts: Sequence[str]
