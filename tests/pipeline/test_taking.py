@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+import sftdata_schemas
 from sftdata.config import SourceOptions, build_config
 from sftdata.errors import ConfigError
 from sftdata.pipeline.copies import dedup
@@ -161,6 +163,17 @@ def test_the_choice_is_that_of_the_plan_whoever_does_the_work(tmp_path: Path) ->
     assert taken(tmp_path / "one") == taken(tmp_path / "big")
     mixed(tmp_path, "other", seed=1, **sources)
     assert taken(tmp_path / "one") != taken(tmp_path / "other")
+
+
+def test_manifest_and_report_of_a_mixture_are_what_their_schemas_say(tmp_path: Path) -> None:
+    one, two = map(str, parts(tmp_path, 2))
+    mixed(tmp_path, "out", a={"inputs": one, "weight": 1}, b={"inputs": two, "weight": 3, "epochs": 1.5})
+    for name in ("manifest", "report"):
+        document = json.loads((tmp_path / "out" / f"{name}.json").read_bytes())
+        jsonschema_rs.validator_for(sftdata_schemas.load(name)).validate(document)
+    document["mixture"]["sources"]["a"]["taken"] = -1
+    assert not jsonschema_rs.validator_for(sftdata_schemas.load("report")).is_valid(document)
+    assert str(tmp_path) not in (tmp_path / "out" / "manifest.json").read_text(encoding="utf-8")
 
 
 def test_held_out_records_are_held_out_once(tmp_path: Path) -> None:
