@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from sftdata.records import IGNORE_INDEX, Finding, Int32Array, Int64Array, Rejection, TextExample
 from sftdata.tokenizers.documents import Batch, Document, EncodedExamples
-from sftdata.tokenizers.engines import Engine
+from sftdata.tokenizers.engines import EncodingError, Engine
 from sftdata.tokenizers.exact import Exact
 from sftdata.tokenizers.joint import Joint
 from sftdata.tokenizers.roundtrip import RoundTrip
@@ -81,6 +81,15 @@ class Encoder:
 
     def encode(self, examples: Sequence[TextExample]) -> EncodedExamples:
         """Encode `examples`; every one comes back as documents or as a rejection."""
+        try:
+            return self._encoded(examples)
+        except EncodingError as error:
+            if len(examples) == 1:
+                return _refused(Finding("SFT419", f"the tokenizer fails on this text: {error}"))
+        half = len(examples) // 2
+        return _joined(self.encode(examples[:half]), self.encode(examples[half:]), half)
+
+    def _encoded(self, examples: Sequence[TextExample]) -> EncodedExamples:
         if self._joint is None:
             return self._in_pieces(examples)
         chosen = [index for index, one in enumerate(examples) if one.kind == "chat" and one.spans and not one.markers]
@@ -297,6 +306,25 @@ def _assemble(
     if documents:
         ids, labels, lengths, owners = _merge(ids, labels, lengths, owners, documents)
     return EncodedExamples(ids, labels, lengths, owners, rejected, findings, straddles)
+
+
+def _refused(finding: Finding) -> EncodedExamples:
+    """One example, of which there is no document."""
+    ids, places = np.zeros(0, np.int32), np.zeros(0, np.int64)
+    return EncodedExamples(ids, ids, ids, places, [(0, Rejection((finding,)))], [], 0)
+
+
+def _joined(one: EncodedExamples, other: EncodedExamples, count: int) -> EncodedExamples:
+    """The first `count` examples, and those behind them."""
+    return EncodedExamples(
+        np.concatenate([one.input_ids, other.input_ids]),
+        np.concatenate([one.labels, other.labels]),
+        np.concatenate([one.lengths, other.lengths]),
+        np.concatenate([one.owners, other.owners + count]),
+        [*one.rejected, *((index + count, rejection) for index, rejection in other.rejected)],
+        [*one.findings, *((index + count, finding) for index, finding in other.findings)],
+        one.straddles + other.straddles,
+    )
 
 
 def _interleaved(sure: EncodedExamples, rest: EncodedExamples, places: list[int]) -> EncodedExamples:

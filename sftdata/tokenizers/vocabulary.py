@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -162,7 +164,10 @@ def _normal_forms(normaliser: dict[str, Any] | None) -> Iterator[str]:
 @functools.lru_cache(maxsize=1)
 def native_tokenizer(native_json: str) -> NativeTokenizer:
     """The tokenizer of a `Vocabulary`, loaded once a process; callers encode with it and change nothing in it."""
-    return NativeTokenizer.from_str(native_json)
+    try:
+        return NativeTokenizer.from_str(native_json)
+    except Exception as error:
+        raise ConfigError(_malformed(str(error), "tokenizer.json")) from error
 
 
 _NO_BYTES: npt.NDArray[np.uint8] = np.zeros(0, np.uint8)
@@ -170,6 +175,7 @@ _NO_BYTES: npt.NDArray[np.uint8] = np.zeros(0, np.uint8)
 
 def _effective(files: TokenizerFiles) -> NativeTokenizer:
     """The tokenizer with the special tokens of `tokenizer_config.json` merged in, as transformers loads it."""
+    _refuse_far_ids(files)
     try:
         native = NativeTokenizer.from_str(files.tokenizer_json)
         native.no_truncation()
@@ -180,15 +186,38 @@ def _effective(files: TokenizerFiles) -> NativeTokenizer:
                 native.add_special_tokens([token])
             else:
                 native.add_tokens([token])
-    except Exception as error:
-        raise ConfigError(
-            describe(
-                f"SFT419: the tokenizer cannot be loaded: {str(error)[:200]}",
-                where=files.address,
-                fix="Export it again with save_pretrained of a current transformers.",
-            )
-        ) from error
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # native code panics past Exception
+        raise ConfigError(_malformed(str(error), files.address)) from error
     return native
+
+
+def _malformed(what: str, address: str) -> str:
+    return describe(
+        f"SFT419: the tokenizer cannot be loaded: {what[:200]}",
+        where=address,
+        fix="Export it again with save_pretrained of a current transformers.",
+    )
+
+
+_MOST_IDS = 1 << 24
+_FAR_ID = re.compile(r"[:,]\s*\d{8,}\s*[,}\]]")
+
+
+def _refuse_far_ids(files: TokenizerFiles) -> None:
+    """Refuse a file with an id that no model has rows for: tables by id would take all memory."""
+    if _FAR_ID.search(files.tokenizer_json) is None:
+        return
+    try:
+        spec = json.loads(files.tokenizer_json)
+        vocab = spec["model"]["vocab"]
+        ids = [*(vocab.values() if isinstance(vocab, dict) else ()), *(one["id"] for one in spec["added_tokens"])]
+        largest = max(one for one in ids if isinstance(one, int))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return  # it is malformed in another way, which the tokenizers library names
+    if largest >= _MOST_IDS:
+        raise ConfigError(_malformed(f"it has the token id {largest}, and no model has as many rows", files.address))
 
 
 def _config_tokens(config: dict[str, Any], has: set[str]) -> list[NativeAddedToken]:
@@ -299,8 +328,13 @@ def _bytes_of(tokens: list[str]) -> list[bytes]:
 
 def _refuse_lossy(native: NativeTokenizer, address: str) -> None:
     """Refuse a tokenizer that lowercases, drops or rewrites plain ASCII: the model could never say it."""
-    ids = native.encode(_PROBE, add_special_tokens=False).ids
-    decoded = native.decode(ids, skip_special_tokens=False)
+    try:
+        ids = native.encode(_PROBE, add_special_tokens=False).ids
+        decoded = native.decode(ids, skip_special_tokens=False)
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # native code panics past Exception
+        raise ConfigError(_malformed(f"it fails on plain text: {error}", address)) from error
     if decoded.replace(" ", "").replace("\n", "") == _PROBE.replace(" ", "").replace("\n", ""):
         return
     what = (
