@@ -21,6 +21,7 @@ from sftdata.pipeline.ledger import Ledger
 from sftdata.pipeline.plan import Plan
 from sftdata.pipeline.repair import as_it_was, as_json, repaired
 from sftdata.pipeline.stages import Pending, Stages, blocks_of
+from sftdata.pipeline.unit import fewer_collections
 from sftdata.pipeline.workshop import Workshop, open_workshop, options_by_input
 from sftdata.quality.keys import Keys, key, keys_of, said
 from sftdata.quality.leakage import EvalIndex
@@ -112,11 +113,12 @@ class Bench:
         """Examine unit `index`; leaves `found-`, `records-`, `documents-` and, where wished, more files in `work`."""
         sink = _Sink(self, index)
         stages = Stages(self.plan, self.shop, sink) if self.shop is not None else _Reading(self.plan, sink)
-        for block in blocks_of(self.plan, index, self.work):
-            chosen = [raw for raw in block if self._is_sampled(raw.record_id)]
-            sink.skipped += len(block) - len(chosen)
-            stages.take(chosen)
-            progress(len(block))
+        with fewer_collections():
+            for block in blocks_of(self.plan, index, self.work):
+                chosen = [raw for raw in block if self._is_sampled(raw.record_id)]
+                sink.skipped += len(block) - len(chosen)
+                stages.take(chosen)
+                progress(len(block))
         return sink.finish(stages)
 
     def _is_sampled(self, record_id: int) -> bool:

@@ -28,7 +28,7 @@ from sftdata.pipeline.workshop import Workshop
 from sftdata.records import Conversation, Finding, Int32Array, Int64Array, RawRecord
 from sftdata.shards import FileEntry, ShardWriter, SidecarEntry
 
-__all__ = ["SIDECARS", "SPLITS", "UnitResult", "run_unit", "try_records", "unit_stem"]
+__all__ = ["SIDECARS", "SPLITS", "UnitResult", "fewer_collections", "run_unit", "try_records", "unit_stem"]
 
 SPLITS = ("train", "eval")
 SIDECARS = ("rejected", "partial")
@@ -78,7 +78,7 @@ def run_unit(plan: Plan, index: int, workshop: Workshop, work: Path, progress: C
     """
     run = _Writing(plan, plan.units[index], workshop, work)
     try:
-        with _fewer_collections():
+        with fewer_collections():
             for block in blocks_of(plan, index, work):
                 run.stages.take(block)
                 progress(len(block))
@@ -89,7 +89,7 @@ def run_unit(plan: Plan, index: int, workshop: Workshop, work: Path, progress: C
 
 
 @contextlib.contextmanager
-def _fewer_collections() -> Iterator[None]:
+def fewer_collections() -> Iterator[None]:
     """Let the garbage collector look less often: a block makes hundreds of thousands of objects and no cycles."""
     before = gc.get_threshold()
     gc.set_threshold(200_000, 20, 100)
