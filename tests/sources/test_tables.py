@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -252,3 +253,19 @@ def test_rows_whose_bytes_a_store_fails_to_give_are_not_called_damaged(
         read_stretch(item, chunks, 0, tmp_path)
     assert len(faults) == 2, "tried again"
     system.rm("/store", recursive=True)
+
+
+@pytest.mark.parametrize("far", [1 << 20, 1 << 30, -1])
+def test_a_batch_that_points_outside_of_itself_is_a_finding_and_no_crash(tmp_path: Path, far: int) -> None:
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    batch = pa.RecordBatch.from_pylist([{"messages": turns}, {"messages": turns}])
+    file = io.BytesIO()
+    with pa.ipc.new_file(file, batch.schema) as writer:
+        writer.write_batch(batch)
+    sound, damaged = (np.array([0, 2, end], np.int32).tobytes() for end in (4, far))
+    assert file.getvalue().count(sound) == 1
+    (tmp_path / "t.arrow").write_bytes(file.getvalue().replace(sound, damaged))
+    (item,) = sources.resolve([str(tmp_path / "t.arrow")])
+    found = sources.scan(item, tmp_path)
+    assert found.records == 0
+    assert [(line, finding.code) for line, finding in found.findings] == [(1, "SFT015")]
