@@ -40,7 +40,8 @@ def damaged(text: dict[str, Any], chance: random.Random) -> Any:
     """One to three values somewhere in the file replaced, or taken out."""
     out = copy.deepcopy(text)
     for _ in range(chance.randint(1, 3)):
-        at, key = out, chance.choice(list(out))
+        at: Any = out
+        key: Any = chance.choice(list(out))
         while isinstance(at[key], (dict, list)) and at[key] and chance.random() < 0.7:
             at = at[key]
             key = chance.choice(list(at)) if isinstance(at, dict) else chance.randrange(min(len(at), 6))
