@@ -58,7 +58,7 @@ def test_equal_layers_are_compiled_once_and_no_later_batch_compiles_again(family
 def test_a_compiled_run_trains_and_evaluates_as_any_other(tmp_path, monkeypatch):
     torch.compiler.reset()
     monkeypatch.setattr("sftdata_torch.assemble.compile_layers", lambda model: compile_layers(model, "eager"))
-    model_folder(tmp_path / "gemma", "gemma")
+    model_folder(tmp_path / "gemma", "gemma", num_hidden_layers=1)
     options = {"max_steps": 2, "eval_shards": str(tmp_path / "shards"), "model": str(tmp_path / "gemma")}
     for name, more in (("plain", {}), ("compiled", {"compile": True})):
         train(settings(tmp_path, name, **options, **more))
