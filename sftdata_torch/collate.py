@@ -96,7 +96,8 @@ class PackedCollator:
         input_ids = _joined(rows, "input_ids", tokens, self.pad_id)
         labels = _joined(rows, "labels", tokens, IGNORE_INDEX)
         labels[starts[starts < tokens]] = IGNORE_INDEX
-        positions = _counting(tokens) - np.repeat(starts, lengths)
+        positions = np.repeat(starts.astype(np.int64), lengths)
+        np.subtract(_counting(tokens), positions, out=positions)
         target_idx = np.flatnonzero(labels[1:] != IGNORE_INDEX)
         cu_seq_lens = torch.from_numpy(bounds)
         return {
