@@ -296,7 +296,7 @@ ELSEWHERE = frozenset(
 
 UNTRIED = frozenset(
     {
-        *("SFT014", "SFT312", "SFT404", "SFT410", "SFT414", "SFT416", "SFT417", "SFT418", "SFT419"),
+        *("SFT014", "SFT404", "SFT410", "SFT414", "SFT416", "SFT417", "SFT418", "SFT419"),
         *("SFT502", "SFT510"),
     }
 )
