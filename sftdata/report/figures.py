@@ -79,8 +79,12 @@ def _lengths(report: Mapping[str, Any], limit: int) -> Figure | None:
     pairs = _family(report, "length")
     named = [(f"≤{int(edge):,}", count) for edge, count in pairs]
     below = [place for place, (edge, _) in enumerate(pairs) if int(edge) <= limit]
-    more = {"marker": below[-1], "mark": f"max length {limit:,}"} if limit and below else {}
     caption = "Documents by length in tokens, before any limit."
+    more: dict[str, Any] = {}
+    if pairs and limit > int(pairs[-1][0]):
+        caption += f" All are within max length {limit:,}."
+    elif below:
+        more = {"marker": below[-1], "mark": f"max length {limit:,}"}
     return _standing("Lengths", caption, named, ("tokens", "documents"), **more)
 
 

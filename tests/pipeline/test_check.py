@@ -334,7 +334,7 @@ def test_a_rate_is_of_records_and_a_broken_input_is_never_below_it(tmp_path: Pat
     assert rules["SFT015"]["status"] == "failed"
 
 
-ODD = [
+ODD: list[Any] = [
     chat("a", "b", id=7, tags=["x", None], text=None),
     {"instruction": "a", "output": "b", "category": "c", "id": 2**70},
     {"prompt": "a", "completion": "b", "source": "\ud800"},
