@@ -50,19 +50,23 @@ _ROLES = ("system", "user", "assistant", "tool", "developer", "human", "gpt", "f
 
 
 def main() -> None:
-    """A million lines, or as many as are asked for."""
+    """A million lines, or as many as are asked for, and a damaged file for every 2,000 of them."""
+    from benchmarks.fuzz_files import fuzz_files
+
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else int(time.time())
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         outcomes = fuzz(count, Path(folder), seed=seed, workers=2, say=print)
+        took = time.monotonic() - began
+        damaged = fuzz_files(count // 2000, Path(folder), seed=seed)
     total = outcomes["records"]
-    took = time.monotonic() - began
     print(f"\n{total:,} records (seed {seed}) in {took:.0f} s, {total / took:,.0f} a second.")
     print(f"  {outcomes['written']:>9,} written, the others rejected:")
     for code, number in sorted(outcomes.items()):
         if code.startswith("SFT"):
             print(f"  {number:>9,} {code}")
+    print(f"{sum(damaged.values()):,} damaged files: {', '.join(f'{n:,} {what}' for what, n in damaged.most_common())}")
 
 
 def fuzz(
