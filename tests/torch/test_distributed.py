@@ -35,7 +35,7 @@ RUNS = {
 
 def options(folder, name):
     model = "gemma" if name.startswith("fsdp") else "no-dropout"
-    return {**GEMMA, "model": str(folder / model), "eval_shards": str(folder / "shards"), **RUNS[name]}
+    return {**GEMMA, "model": str(folder / model), "eval_shards": str(folder / "held"), **RUNS[name]}
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +45,7 @@ def ended(tmp_path_factory):
     settings(folder)  # makes the shards
     model_folder(folder / "no-dropout")
     model_folder(folder / "gemma", "gemma")
+    sealed(folder / "held", many(3, seed=9), files=1, run="held")  # two for one rank, one for the other
     poison(folder)
     runs = [{"out": name, **options(folder, name)} for name in RUNS]
     runs.append({**runs[1], "out": "resumed", "max_steps": 2})
