@@ -22,6 +22,7 @@ _FULL = (
     ("prepare, 1 to 64 turns", ("benchmarks.prepare", "--curve", "turns", "--records", "256000")),
     ("prepare, 10,000 to 5 million", ("benchmarks.prepare", "--curve", "records", "--records", "5000000")),
     ("prepare beside TRL", ("benchmarks.peers", "--records", "200000", "--runs", "5")),
+    ("checks of every row", ("benchmarks.checks", "--records", "50000")),
     ("packing", ("benchmarks.packing",)),
     ("check beside prepare", ("benchmarks.check", "--records", "100000", "--runs", "3")),
     ("near-duplicates", ("benchmarks.near_duplicates", "--records", "1000000")),
@@ -29,6 +30,7 @@ _FULL = (
 )
 _QUICK = (
     ("prepare, one turn", ("benchmarks.prepare", "--records", "50000", "--runs", "1")),
+    ("checks of every row", ("benchmarks.checks", "--records", "20000")),
     ("packing", ("benchmarks.packing", "--runs", "1")),
     ("check beside prepare", ("benchmarks.check", "--records", "20000", "--runs", "1")),
     ("near-duplicates", ("benchmarks.near_duplicates", "--records", "20000")),

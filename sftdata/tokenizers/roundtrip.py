@@ -52,15 +52,19 @@ class RoundTrip:
         texts = [example.text[span.start : span.stop] for example in quick for span in example.spans]
         if self._vocabulary.byte_level:
             suspicious = self._bytes.otherwise(ids, starts, stops, [text.encode() for text in texts])
+            prefixed = set[int]()
         else:
-            suspicious = self._decoded_otherwise(ids, starts, stops, bounds[documents], texts)
+            suspicious, prefixed = self._decoded_otherwise(ids, starts, stops, bounds[documents], texts)
         verdicts: dict[int, Verdict] = {}
         for place in suspicious:
             index = int(owners[documents[place]])
             if index in skip:
                 continue
-            prompt = ids[bounds[documents[place]] : starts[place]].tolist()
-            problem, notes = self._explain(prompt, ids[starts[place] : stops[place]].tolist(), texts[place])
+            if place in prefixed:
+                problem, notes = None, [Finding("SFT416", _HARMLESS["prefixed"])]
+            else:
+                prompt = ids[bounds[documents[place]] : starts[place]].tolist()
+                problem, notes = self._explain(prompt, ids[starts[place] : stops[place]].tolist(), texts[place])
             known, earlier = verdicts.get(index, (None, []))
             verdicts[index] = (known or problem, earlier + notes)
         return [(index, problem, notes) for index, (problem, notes) in sorted(verdicts.items())]
@@ -81,19 +85,28 @@ class RoundTrip:
 
     def _decoded_otherwise(
         self, ids: Int32Array, starts: Int64Array, stops: Int64Array, begins: Int64Array, texts: Sequence[str]
-    ) -> list[int]:
-        """Spans whose decoding, less what stands before, is not their text; a few tokens of context are enough."""
-        before, whole = [], []
+    ) -> tuple[list[int], set[int]]:
+        """Spans whose decoding, less what stands before, is not their text, and those of them that are it behind a
+        dummy space; a few tokens of context are enough."""
+        before: list[tuple[int, ...]] = []
+        whole: list[list[int]] = []
         for start, stop, begin in zip(starts.tolist(), stops.tolist(), begins.tolist(), strict=True):
             context = max(begin, start - 8)
-            before.append(ids[context:start].tolist())
+            before.append(tuple(ids[context:start].tolist()))
             whole.append(ids[context:stop].tolist())
-        heads, wholes = self._engine.decode(before), self._engine.decode(whole)
-        return [
-            place
-            for place, (head, all_of_it, text) in enumerate(zip(heads, wholes, texts, strict=True))
-            if not (all_of_it.startswith(head) and all_of_it[len(head) :] == text)
-        ]
+        # most replies stand behind the same few tokens
+        contexts = list(dict.fromkeys(before))
+        heads = dict(zip(contexts, self._engine.decode(contexts), strict=True))
+        suspicious: list[int] = []
+        prefixed = set[int]()
+        for place, (context, decoded, text) in enumerate(zip(before, self._engine.decode(whole), texts, strict=True)):
+            head = heads[context]
+            if decoded == head + text:
+                continue
+            suspicious.append(place)
+            if decoded == f"{head} {text}" and not self._vocabulary.position_free:
+                prefixed.add(place)
+        return suspicious, prefixed
 
     def _decode_behind(self, prompt: Sequence[int], reply: Sequence[int]) -> str | None:
         """What `reply` decodes to behind `prompt`; None where the decoder rewrites the prompt itself."""
