@@ -56,13 +56,10 @@ class Contract:
     """Turns conversations into examples under one template. Keeps what it learned about the template; not
     thread-safe."""
 
-    def __init__(
-        self, templates: Mapping[str, Template], options: ServingOptions, kwargs: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, templates: Mapping[str, Template], options: ServingOptions) -> None:
         """`templates`: by name; `tool_use` serves records with tools where there is one, else `default`."""
         self._templates = dict(templates)
         self._options = options
-        self._kwargs = dict(kwargs or {})
         longest = sorted(filter(None, options.special_tokens), key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, longest)) or "(?!)")
         self._turns: dict[tuple[str, str], TurnReader] = {}
@@ -84,9 +81,7 @@ class Contract:
         if problem is not None:
             return Rejection((problem,))
         name = "tool_use" if conversation.tools and "tool_use" in self._templates else "default"
-        kwargs = self._kwargs
-        if conversation.template_kwargs:
-            kwargs = {**conversation.template_kwargs, **kwargs}
+        kwargs = conversation.template_kwargs or {}  # they win over --template-arg, which the template brings along
         return self._first_that_renders(conversation, trained, findings + notes, name, kwargs)
 
     def _first_that_renders(
@@ -157,7 +152,7 @@ class Contract:
         template = TracedTemplate(self._templates["default"])
         numbered = enumerate(contents_of(conversation))
         questions = template.begin({f"{OPEN}{number}{CLOSE}": text for number, text in numbered})
-        reader = TurnReader(template, self._kwargs, self._options, self._special)
+        reader = TurnReader(template, {}, self._options, self._special)
         chat = prepare_chat(symbolic(conversation), self._options.control, VARIANTS[0])
         trained, findings = trained_turns(conversation, self._options.train_on)
         if not trained:
