@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -127,7 +128,7 @@ def trl_trainer(model, shards, folder, recorder=None, **settings):
     return SFTTrainer(model, args, train_dataset=dataset, processing_class=tokenizer(), optimizers=(recorder, None))
 
 
-RECIPES = {
+RECIPES: dict[str, dict[str, Any]] = {
     "trl packing": {"packing": True, "dataset_kwargs": {"skip_prepare_dataset": True}},
     "trl padding-free": {"packing": False, "padding_free": True, "max_length": None},
 }
