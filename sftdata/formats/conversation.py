@@ -133,7 +133,7 @@ def _order(roles: tuple[str, ...]) -> tuple[tuple[str, int, str], ...]:
             system_seen = True
         elif index > 0 and role == roles[index - 1] and role != "tool":
             found.append(("SFT112", index, f"two turns of role {role} in a row"))
-    if roles and roles[-1] != "assistant":
+    if "assistant" in roles and roles[-1] != "assistant":
         found.append(("SFT113", len(roles) - 1, f"the last turn is of role {roles[-1]}; it is kept, untrained"))
     return tuple(found)
 

@@ -21,7 +21,7 @@ EXPECTED: dict[str, tuple[str, int, dict[str, int]]] = {
     "alpaca/llamafactory_identity.json": ("alpaca", 91, {}),
     "messages/azureml_chat_train.jsonl": ("messages", 128, {}),
     "messages/azureml_train_conversation.jsonl": ("messages", 100, {}),
-    "messages/azureml_train_math.jsonl": ("SFT106", 378, {"SFT113": 378}),
+    "messages/azureml_train_math.jsonl": ("SFT106", 378, {}),
     "messages/openai_toy_chat_fine_tuning.jsonl": ("messages", 5, {}),
     "messages/tinker_conversations.jsonl": ("messages", 128, {}),
     "messages/torchtitan_sft_data.json": ("prompt-completion", 10, {}),
