@@ -16,7 +16,7 @@ import functools
 import json
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -51,7 +51,7 @@ CHECKS: tuple[tuple[str, Any, str], ...] = (
 
 def measure(path: Path, tokenizer: str, template: str, folder: Path) -> dict[str, float]:
     """CPU seconds of the whole run and of every kind of check, in one process."""
-    spent: Counter[str] = Counter()
+    spent: defaultdict[str, float] = defaultdict(float)
     inside = [0]
 
     def timed(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
