@@ -184,8 +184,11 @@ class _Writing:
         files, bins = {}, {}
         histogram: dict[str, int] = {}
         for split in SPLITS:
-            files[split], bins[split] = self._write(split, self.harvests[split])
-            lengths = np.concatenate([harvest.lengths for harvest in self.harvests[split]])
+            # taken out, so that the tokens go with this call: stages and sink refer to each other, and a worker that
+            # waits for the garbage collector to find out keeps those of many units
+            harvests = self.harvests.pop(split)
+            files[split], bins[split] = self._write(split, harvests)
+            lengths = np.concatenate([harvest.lengths for harvest in harvests])
             powers, counts = np.unique(np.ceil(np.log2(np.maximum(lengths, 1))), return_counts=True)
             add_counts(histogram, {str(1 << int(p)): int(c) for p, c in zip(powers, counts, strict=True)})
         did = self.stages

@@ -51,7 +51,7 @@ class ShardWriter:
     ...     writer.write(rows)                                                              # doctest: +SKIP
     >>> writer.entries[0].tokens                                                              # doctest: +SKIP
 
-    Files appear under their names only in `close()`, flushed to the disk, ; until then, and for ever
+    Files appear under their names only in `close()`, flushed to the disk; until then, and for ever
     if the block is left by an exception, there are only temporary files (dot, name, unique part, `.tmp`), which
     are removed. No bins, no file. `metadata` goes into the footer, its keys after FOOTER_PREFIX, and
     must hold FINGERPRINT_KEY.

@@ -239,16 +239,18 @@ class Encoder:
         owners: list[int],
         doubtful: set[int],
     ) -> Int64Array:
-        """How many ids each tail has; spans whose chunk does not begin with them straddle and become doubtful."""
+        """How many ids each tail has; spans whose chunk does not begin with them straddle and become doubtful, as do
+        those behind an unknown token, which may hold characters of the reply."""
         self._learn_tails(tails)
         known = self._tails
+        unknown = b"" if self.vocabulary.unk_id is None else np.int32(self.vocabulary.unk_id).tobytes()
         raw = ids.tobytes()
         starts = (at[np.array(chunks, np.int64)] * 4).tolist() if chunks else []
         lengths = np.zeros(len(tails), np.int64)
         for place, (tail, start) in enumerate(zip(tails, starts, strict=True)):
             expected = known[tail]
             lengths[place] = len(expected) // 4
-            if not raw.startswith(expected, start):
+            if not raw.startswith(expected, start) or expected[-4:] == unknown:
                 doubtful.add(owners[place])
         if len(known) > 4096:
             known.clear()

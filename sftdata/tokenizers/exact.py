@@ -98,11 +98,12 @@ class Exact:
                 documents.append(current.close())
                 current = _Growing()
             joint = self._ids(example.text[: span.stop], example.markers)
-            if joint[: len(prompt)] == prompt and len(joint) > len(prompt):
-                ids = joint[len(prompt) :]
-            else:
-                ids = self._continue(reply, example.markers)
-                current.straddles += 1
+            ids = joint[len(prompt) :] if joint[: len(prompt)] == prompt else []
+            # unknown characters side by side are one unknown token, which may hold the reply's first ones
+            if not ids or prompt[-1] == self._vocabulary.unk_id:
+                apart = self._continue(reply, example.markers)
+                current.straddles += apart != ids
+                ids = apart
             if ids[-1] not in self._stop_ids:
                 return Rejection((_no_stop(reply, example.markers),))
             current.add(prompt, ids, _unmarked(reply, example.markers))

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import gc
+from pathlib import Path
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sftdata.pipeline.engines import local
+from sftdata.pipeline.harvest import Harvest
 from sftdata.pipeline.plan import cut, unit_size
+from sftdata.pipeline.unit import run_unit
 from sftdata.sources import Chunk, Scan
+from tests.pipeline.runs import go, parts
 
 _SIZES = st.lists(st.lists(st.integers(1, 1000), max_size=40), min_size=1, max_size=5).filter(any)
 
@@ -52,3 +60,24 @@ def test_two_workers_get_equal_shares_of_what_five_large_units_would_hold() -> N
 
 def test_a_small_input_is_one_unit() -> None:
     assert len(cut(_scans([[1000] * 20]), unit_size(20_000))) == 1
+
+
+def test_the_tokens_of_a_unit_go_with_it_whenever_garbage_is_collected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[int] = []
+
+    def counted(*arguments: object) -> object:
+        result = run_unit(*arguments)  # type: ignore[arg-type]
+        kept.append(sum(type(one) is Harvest for one in gc.get_objects()))
+        return result
+
+    monkeypatch.setattr(local, "run_unit", counted)
+    gc.collect()
+    gc.disable()
+    try:
+        go(parts(tmp_path, 3), tmp_path / "out", unit_bytes=1)
+    finally:
+        gc.enable()
+    assert len(kept) > 2
+    assert max(kept) == 0

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sftdata.errors import ConfigError
-from sftdata.records import Conversation
+from sftdata.records import Conversation, Message
 from sftdata.rules import RULES
 from sftdata.tokenizers import Engine, choose_engine, load_files, load_vocabulary
 from tests.conformance.harness import Bench, carried, from_folder
@@ -96,6 +96,13 @@ def faults(template: str, tokenizer: str, chat: Conversation) -> list[str]:
 @given(template=st.sampled_from(SPOKEN), chat=conversations(max_rounds=2).filter(tolerated))
 def test_a_chat_is_trained_as_it_is_served(tokenizer: str, template: str, chat: Conversation) -> None:
     assert faults(template, tokenizer, chat) == []
+
+
+def test_an_unknown_character_behind_one_in_the_prompt_is_the_replys_own() -> None:
+    chat = Conversation((Message("system", "\ufeff"), Message("user", ""), Message("assistant", "İ")))
+    product, _ = bench("plain", "unigram").settle(chat, FLAGS)
+    assert product.refusal is not None
+    assert product.refusal.code == "SFT410"
 
 
 @pytest.mark.parametrize("tokenizer", ZOO)
