@@ -25,6 +25,7 @@ __all__ = [
     "own_templates",
     "read_json",
     "read_model_folder",
+    "read_template",
     "read_text",
     "served_templates",
     "stop_ids",
@@ -130,9 +131,9 @@ def own_templates(folder: str | Path | None, config: Mapping[str, Any]) -> tuple
     """
     if folder is not None:
         single = Path(folder) / "chat_template.jinja"
-        sources = {"default": _template(single)} if single.is_file() else {}
+        sources = {"default": read_template(single)} if single.is_file() else {}
         more = Path(folder) / "additional_chat_templates"
-        sources |= {path.stem: _template(path) for path in sorted(more.glob("*.jinja"))}
+        sources |= {path.stem: read_template(path) for path in sorted(more.glob("*.jinja"))}
         if sources:
             return single.name if single.is_file() else more.name, sources
     return "tokenizer_config.json", _configured(config.get("chat_template"))
@@ -168,7 +169,8 @@ def _malformed(what: str) -> ConfigError:
     )
 
 
-def _template(path: Path) -> str:
+def read_template(path: Path) -> str:
+    """The source of a template. Raises ConfigError where it cannot be read or is not UTF-8."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

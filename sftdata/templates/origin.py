@@ -17,7 +17,7 @@ from typing import Any, Literal
 import msgspec
 
 from sftdata.errors import ConfigError, describe, nearest
-from sftdata.model_folder import own_templates, served_templates
+from sftdata.model_folder import own_templates, read_template, served_templates
 from sftdata.templates.builtin import BUILTIN
 
 __all__ = ["TemplateOrigin", "resolve_template"]
@@ -52,7 +52,7 @@ def resolve_template(
         return TemplateOrigin("inline", "inline", {"default": named})
     path = Path(named).expanduser()
     if os.path.isfile(path):  # source given in place may be too long for a name, which Path.is_file raises for
-        return TemplateOrigin("file", path.name, {"default": _read(path)})
+        return TemplateOrigin("file", path.name, {"default": read_template(path)})
     place, sources = own_templates(folder, config)
     if named in sources:
         return TemplateOrigin("tokenizer", place, {"default": sources[named]}, tuple(sorted(sources)))
@@ -89,12 +89,3 @@ def _own(folder: str | Path | None, config: Mapping[str, Any]) -> TemplateOrigin
             fix=f"Pass one with --template: a .jinja file, or one of {', '.join(sorted(BUILTIN))}.",
         )
     )
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            describe(f"the template cannot be read: {error}", where=path.name, expected="a UTF-8 text file")
-        ) from error

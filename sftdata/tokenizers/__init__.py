@@ -3,11 +3,10 @@
 from sftdata.tokenizers.documents import EncodedExamples
 from sftdata.tokenizers.encode import Encoder
 from sftdata.tokenizers.engines import Engine, EngineMismatch, ReferenceEngine, choose_engine
-from sftdata.tokenizers.origin import NAMED_TOKENS, TokenizerFiles, load_files
-from sftdata.tokenizers.vocabulary import AddedToken, Vocabulary, load_vocabulary, named_tokens
+from sftdata.tokenizers.origin import TokenizerFiles, load_files
+from sftdata.tokenizers.vocabulary import AddedToken, Vocabulary, load_vocabulary
 
 __all__ = [
-    "NAMED_TOKENS",
     "AddedToken",
     "EncodedExamples",
     "Encoder",
@@ -19,5 +18,4 @@ __all__ = [
     "choose_engine",
     "load_files",
     "load_vocabulary",
-    "named_tokens",
 ]

@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 
 from sftdata.errors import ConfigError, describe
-from sftdata.model_folder import NAMED_TOKENS, fingerprint, read_model_folder, read_text
+from sftdata.model_folder import fingerprint, read_model_folder, read_text
 
-__all__ = ["NAMED_TOKENS", "TokenizerFiles", "load_files"]
+__all__ = ["TokenizerFiles", "load_files"]
 
 
 class TokenizerFiles(msgspec.Struct, frozen=True):

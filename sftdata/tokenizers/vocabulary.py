@@ -21,10 +21,11 @@ from tokenizers import AddedToken as NativeAddedToken
 from tokenizers import Tokenizer as NativeTokenizer
 
 from sftdata.errors import ConfigError, describe
+from sftdata.model_folder import named_tokens
 from sftdata.records import Int64Array
-from sftdata.tokenizers.origin import NAMED_TOKENS, TokenizerFiles
+from sftdata.tokenizers.origin import TokenizerFiles
 
-__all__ = ["AddedToken", "Vocabulary", "load_vocabulary", "named_tokens", "native_tokenizer"]
+__all__ = ["AddedToken", "Vocabulary", "load_vocabulary", "native_tokenizer"]
 
 _PROBE = "Aa Zz 09 !\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~ The QUICK brown Fox\nnext  line"
 
@@ -244,17 +245,6 @@ def _config_tokens(config: dict[str, Any], has: set[str]) -> list[NativeAddedTok
         if isinstance(content, str) and content and content not in tokens and content not in has:
             tokens[content] = NativeAddedToken(content, special=True, normalized=False)
     return list(tokens.values())
-
-
-def named_tokens(config: dict[str, Any]) -> dict[str, str]:
-    """The named special tokens of a `tokenizer_config.json`: `bos_token` and so on, those that are set."""
-    named = {}
-    for name in NAMED_TOKENS:
-        value = config.get(name)
-        content = value.get("content") if isinstance(value, dict) else value
-        if isinstance(content, str) and content:
-            named[name] = content
-    return named
 
 
 def _parts(component: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
