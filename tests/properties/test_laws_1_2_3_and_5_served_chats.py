@@ -57,12 +57,10 @@ def served(name: str) -> Served:
     oracle = PreTrainedTokenizerFast(tokenizer_file=str(base), eos_token=carried.eos_token, bos_token=carried.bos_token)
     oracle.add_special_tokens({"additional_special_tokens": sorted(wanted)})
     oracle.chat_template = source
-    folder = tempfile.mkdtemp(prefix="sftdata-law-")
-    oracle.save_pretrained(folder)
-    config = build_config(
-        {"inputs": ["-"], "out": "-", "tokenizer": folder, "template": name, "max_length": 1 << 20, "append_eos": True}
-    )
-    serving = settle_serving(config, DAY)
+    options = {"inputs": ["-"], "out": "-", "template": name, "max_length": 1 << 20, "append_eos": True}
+    with tempfile.TemporaryDirectory() as folder:
+        oracle.save_pretrained(folder)
+        serving = settle_serving(build_config({**options, "tokenizer": folder}), DAY)
     encoder = Encoder(
         serving.vocabulary,
         choose_engine(serving.vocabulary, "auto"),
