@@ -16,7 +16,7 @@ __all__ = ["bars", "columns", "lines", "short", "short_power"]
 _WIDTH, _HEIGHT = 560, 220
 _WIDEST = 72
 """Of a column: one alone would be a wall."""
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 14, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 20, 14, 40
 
 
 def short(value: float) -> str:
@@ -58,7 +58,7 @@ def columns(
     labels: Sequence[str], values: Sequence[float], *, alt: str, marker: int | None = None, mark: str = ""
 ) -> Markup:
     """A standing column a label; `marker` draws a line, named `mark`, behind the column with that index."""
-    top = _nice(max(values, default=0))
+    top = 4 * max(_nice(max(values, default=0) / 4), 1.0)  # counts: its quarters are whole numbers
     inner = _WIDTH - _LEFT - _RIGHT
     step = min(inner / max(len(values), 1), _WIDEST)
     parts = [_axis(top)]
