@@ -156,7 +156,7 @@ def units_run(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_a_signal_ends_a_run_cleanly_and_the_same_command_resumes_it(
     tmp_path: Path, number: signal.Signals, workers: str
 ) -> None:
-    lines = [chat(f"What is {n} times 3?", f"It is {3 * n}. " * 9) for n in range(20_000)]
+    lines = [chat(f"What is {n} times 3?", f"It is {3 * n}. " * 9) for n in range(100_000)]  # some seconds of work
     inputs, out = write_lines(tmp_path / "in.jsonl", lines), tmp_path / "out"
     command = [sys.executable, "-m", "sftdata_cli", "prepare", str(inputs), "--out", str(out), "--workers", workers]
     command += ["--tokenizer", "builtin", "--template", "chatml", "--max-length", "256", "--clock", "2026-01-01"]
