@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
-from sftdata import formats, sources
+from sftdata import formats
 from sftdata.formats import FormatOptions
-from sftdata.pipeline.plan import read_inputs
+from sftdata.pipeline.plan import read_extent, read_inputs
 from sftdata.records import Conversation, Finding, Rejection
 from sftdata.rules import RULES
 from sftdata.templates.shapes import SHAPES
@@ -43,15 +43,7 @@ def cases(records: Sequence[str] = (), options: FormatOptions | None = None) -> 
     with tempfile.TemporaryDirectory(prefix="sftdata-") as spool:
         inputs, units = read_inputs(records, Path(spool))
         for extent in (extent for unit in units for extent in unit.extents):
-            blocks = sources.read(
-                inputs[extent.input].item,
-                extent.start,
-                extent.stop,
-                first_record=extent.first_record,
-                first_line=extent.first_line,
-                spool=Path(spool),
-            )
-            for raw in (raw for block in blocks for raw in block):
+            for raw in (raw for block in read_extent(inputs, extent, Path(spool)) for raw in block):
                 name = f"{inputs[extent.input].name}:{raw.line}"
                 problem = _problem(raw.findings)
                 yield Case(name, None, problem) if problem else case_of(name, raw.value, options)

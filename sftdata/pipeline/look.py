@@ -16,11 +16,11 @@ from typing import Any
 
 import msgspec
 
-from sftdata import formats, sources
+from sftdata import formats
 from sftdata.config import PrepareConfig
 from sftdata.errors import InputError, describe
 from sftdata.pipeline.harvest import is_error
-from sftdata.pipeline.plan import PlannedInput, Unit, read_inputs
+from sftdata.pipeline.plan import Extent, PlannedInput, Unit, read_extent, read_inputs
 from sftdata.pipeline.serving import Serving, settle_serving
 from sftdata.records import Finding, RawRecord, Rejection, TextExample
 from sftdata.report.view import ShownDocument
@@ -138,16 +138,8 @@ def _read_one(inputs: Sequence[PlannedInput], units: Sequence[Unit], record_id: 
     return next(raw for raw in _read(inputs, extent, spool) if raw.record_id == record_id)
 
 
-def _read(inputs: Sequence[PlannedInput], extent: Any, spool: Path) -> Iterator[RawRecord]:
-    blocks = sources.read(
-        inputs[extent.input].item,
-        extent.start,
-        extent.stop,
-        first_record=extent.first_record,
-        first_line=extent.first_line,
-        spool=spool,
-    )
-    return (raw for block in blocks for raw in block)
+def _read(inputs: Sequence[PlannedInput], extent: Extent, spool: Path) -> Iterator[RawRecord]:
+    return (raw for block in read_extent(inputs, extent, spool) for raw in block)
 
 
 def _looked(raw: RawRecord, config: PrepareConfig, serving: Serving, stages: tuple[Contract, Encoder]) -> Looked:

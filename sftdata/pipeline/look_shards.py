@@ -15,10 +15,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from sftdata import sources
 from sftdata.errors import ConfigError, SftdataError, ShardError, describe
 from sftdata.pipeline.look import Looked
-from sftdata.pipeline.plan import read_inputs
+from sftdata.pipeline.plan import read_extent, read_inputs
 from sftdata.records import DocFlag
 from sftdata.report.view import ShownDocument
 from sftdata.shards import Dataset, Rows, open_dataset
@@ -181,14 +180,7 @@ class _Originals:
                 for extent in (extent for unit in units for extent in unit.extents):
                     if wanted.isdisjoint(range(extent.first_record, extent.first_record + extent.records)):
                         continue
-                    for block in sources.read(
-                        inputs[extent.input].item,
-                        extent.start,
-                        extent.stop,
-                        first_record=extent.first_record,
-                        first_line=extent.first_line,
-                        spool=Path(spool),
-                    ):
+                    for block in read_extent(inputs, extent, Path(spool)):
                         out |= {raw.record_id: raw.value for raw in block if raw.record_id in wanted}
                 return out, []
         except SftdataError as error:

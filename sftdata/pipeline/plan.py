@@ -7,7 +7,7 @@ not: running a unit, or anything that depends on how many workers there are.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ import msgspec
 from sftdata.config import PrepareConfig
 from sftdata.errors import InputError, describe
 from sftdata.pipeline.mixture import Portion
-from sftdata.sources import Chunk, Input, Scan, resolve, scan, state
+from sftdata.records import RawRecord
+from sftdata.sources import Chunk, Input, Scan, read, resolve, scan, state
 from sftdata.version import VERSION
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Unit",
     "cut",
     "fingerprint",
+    "read_extent",
     "read_inputs",
     "short_names",
     "unit_size",
@@ -165,6 +167,19 @@ def read_inputs(
         )
     total = sum(chunk.size for one in scans for chunk in one.chunks)
     return planned, cut(scans, size or unit_size(total))
+
+
+def read_extent(inputs: Sequence[PlannedInput], extent: Extent, spool: Path) -> Iterator[list[RawRecord]]:
+    """The records of an extent in lists of about 1 MiB; none of them is empty."""
+    blocks = read(
+        inputs[extent.input].item,
+        extent.start,
+        extent.stop,
+        first_record=extent.first_record,
+        first_line=extent.first_line,
+        spool=spool,
+    )
+    return filter(None, blocks)
 
 
 def cut(scans: Sequence[Scan], size: int) -> list[Unit]:

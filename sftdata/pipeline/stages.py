@@ -23,7 +23,7 @@ from sftdata.pipeline.fit import Fitted, fit_documents, shorten, without
 from sftdata.pipeline.harvest import first_error, is_error
 from sftdata.pipeline.ledger import Ledger, add_counts
 from sftdata.pipeline.measures import Measures
-from sftdata.pipeline.plan import Plan, PlannedInput
+from sftdata.pipeline.plan import Plan, PlannedInput, read_extent
 from sftdata.pipeline.taking import DUPLICATE, Taking
 from sftdata.pipeline.workshop import Workshop
 from sftdata.records import Conversation, DocFlag, Finding, Int32Array, Int64Array, RawRecord, Rejection, TextExample
@@ -77,17 +77,8 @@ def blocks_of(plan: Plan, index: int, spool: Path) -> Iterator[list[RawRecord]]:
     """The records of a unit in lists of about 1 MiB; none of them is empty."""
     for extent in plan.units[index].extents:
         planned = plan.inputs[extent.input]
-        item = planned.item
         _must_be_as_planned(planned, spool)
-        blocks = sources.read(
-            item,
-            extent.start,
-            extent.stop,
-            first_record=extent.first_record,
-            first_line=extent.first_line,
-            spool=spool,
-        )
-        yield from filter(None, blocks)
+        yield from read_extent(plan.inputs, extent, spool)
         _must_be_as_planned(planned, spool)
 
 
