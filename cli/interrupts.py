@@ -6,8 +6,10 @@ What lives here: the handlers. What must not: what is cleaned up (whoever opened
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from types import FrameType
 
@@ -16,6 +18,7 @@ import click
 __all__ = ["ending_cleanly"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_CLEANING = 5.0  # seconds that cleaning up has to itself
 
 
 class _Stopped(BaseException):
@@ -30,9 +33,15 @@ class _Stopped(BaseException):
 def ending_cleanly(hint: str) -> Iterator[None]:
     """While the block runs, a signal ends it with exit code 130 (SIGINT) or 143 (SIGTERM) and `hint`."""
 
+    first = -math.inf
+
     def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        for one in _SIGNALS:  # a second one must not break off the cleaning up, which takes no time
-            signal.signal(one, signal.SIG_IGN)
+        nonlocal first
+        # another one soon after must not break off the cleaning up; a later one is somebody who still waits, because
+        # the first was raised inside a finaliser, where Python drops what is raised
+        if time.monotonic() - first < _CLEANING:
+            return
+        first = time.monotonic()
         raise _Stopped(number)
 
     before = {number: signal.signal(number, stop) for number in _SIGNALS}

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer as NativeTokenizer
 
 from sftdata.errors import ConfigError, describe
 from sftdata.records import Int32Array, Int64Array
+from sftdata.tokenizers.native import NativeError, held
 from sftdata.tokenizers.vocabulary import Vocabulary, native_tokenizer
 
 __all__ = ["EncodingError", "Engine", "EngineMismatch", "FastEngine", "ReferenceEngine", "choose_engine"]
@@ -30,13 +31,11 @@ class EncodingError(Exception):
 
 
 def _held(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """Call into an engine; whatever it throws, panics of native code among it, is an EncodingError."""
+    """Call into an engine; where it fails, an EncodingError says so."""
     try:
-        return function(*args, **options)
-    except (KeyboardInterrupt, SystemExit, MemoryError):
-        raise
-    except BaseException as error:
-        raise EncodingError(" ".join(str(error).split())[:200]) from error
+        return held(function, *args, **options)
+    except NativeError as error:
+        raise EncodingError(str(error)) from error
 
 
 class EngineMismatch(Exception):
@@ -109,7 +108,7 @@ class ReferenceEngine:
         return ids
 
     def decode(self, batches: Sequence[Sequence[int]]) -> list[str]:
-        decoded: list[str] = self._native.decode_batch([list(ids) for ids in batches], skip_special_tokens=False)
+        decoded: list[str] = _held(self._native.decode_batch, [list(ids) for ids in batches], skip_special_tokens=False)
         return decoded
 
     def compare(self, texts: Sequence[str]) -> None:
@@ -150,7 +149,7 @@ def _fast_tokenizer(native_json: str) -> Any:
     """Loaded once a process: it takes longer than anything else before the first record."""
     import fastokens
 
-    return fastokens.Tokenizer.from_json_str(native_json)
+    return held(fastokens.Tokenizer.from_json_str, native_json)
 
 
 _SELF_TEST = (

@@ -23,6 +23,7 @@ from tokenizers import Tokenizer as NativeTokenizer
 from sftdata.errors import ConfigError, describe
 from sftdata.model_folder import named_tokens
 from sftdata.records import Int64Array
+from sftdata.tokenizers.native import NativeError, held
 from sftdata.tokenizers.origin import TokenizerFiles
 
 __all__ = ["AddedToken", "Vocabulary", "load_vocabulary", "native_tokenizer"]
@@ -166,9 +167,10 @@ def _normal_forms(normaliser: dict[str, Any] | None) -> Iterator[str]:
 def native_tokenizer(native_json: str) -> NativeTokenizer:
     """The tokenizer of a `Vocabulary`, loaded once a process; callers encode with it and change nothing in it."""
     try:
-        return NativeTokenizer.from_str(native_json)
-    except Exception as error:
+        loaded: NativeTokenizer = held(NativeTokenizer.from_str, native_json)
+    except NativeError as error:
         raise ConfigError(_malformed(str(error), "tokenizer.json")) from error
+    return loaded
 
 
 _NO_BYTES: npt.NDArray[np.uint8] = np.zeros(0, np.uint8)
@@ -178,19 +180,22 @@ def _effective(files: TokenizerFiles) -> NativeTokenizer:
     """The tokenizer with the special tokens of `tokenizer_config.json` merged in, as transformers loads it."""
     _refuse_far_ids(files)
     try:
-        native = NativeTokenizer.from_str(files.tokenizer_json)
-        native.no_truncation()
-        native.no_padding()
-        has = {token.content for token in native.get_added_tokens_decoder().values()}
-        for token in _config_tokens(files.config, has):
-            if token.special:
-                native.add_special_tokens([token])
-            else:
-                native.add_tokens([token])
-    except (KeyboardInterrupt, SystemExit, MemoryError):
-        raise
-    except BaseException as error:  # native code panics past Exception
+        native: NativeTokenizer = held(_merged, files)
+    except NativeError as error:
         raise ConfigError(_malformed(str(error), files.address)) from error
+    return native
+
+
+def _merged(files: TokenizerFiles) -> NativeTokenizer:
+    native = NativeTokenizer.from_str(files.tokenizer_json)
+    native.no_truncation()
+    native.no_padding()
+    has = {token.content for token in native.get_added_tokens_decoder().values()}
+    for token in _config_tokens(files.config, has):
+        if token.special:
+            native.add_special_tokens([token])
+        else:
+            native.add_tokens([token])
     return native
 
 
@@ -319,11 +324,9 @@ def _bytes_of(tokens: list[str]) -> list[bytes]:
 def _refuse_lossy(native: NativeTokenizer, address: str) -> None:
     """Refuse a tokenizer that lowercases, drops or rewrites plain ASCII: the model could never say it."""
     try:
-        ids = native.encode(_PROBE, add_special_tokens=False).ids
-        decoded = native.decode(ids, skip_special_tokens=False)
-    except (KeyboardInterrupt, SystemExit, MemoryError):
-        raise
-    except BaseException as error:  # native code panics past Exception
+        ids = held(native.encode, _PROBE, add_special_tokens=False).ids
+        decoded = held(native.decode, ids, skip_special_tokens=False)
+    except NativeError as error:
         raise ConfigError(_malformed(f"it fails on plain text: {error}", address)) from error
     if decoded.replace(" ", "").replace("\n", "") == _PROBE.replace(" ", "").replace("\n", ""):
         return
