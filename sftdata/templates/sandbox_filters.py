@@ -88,6 +88,8 @@ def _lazy(function: Function) -> Function:
     def bounded(context: Context, value: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
         for arg in (*args, *kwargs.values()):
             guard(_budget(context), arg)
+        if not value:  # Jinja asks so too: `tools | selectattr(...)` of None is empty, not an error
+            return iter(())
         made = list(function(context, steps(_budget(context), value, 8), *args, **kwargs))
         return (item for item in made)
 

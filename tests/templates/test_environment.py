@@ -61,6 +61,7 @@ def show(source: str, messages: list[dict[str, Any]] | None = None, **variables:
         ("{{ ('<' | e) + '<' }}{{ ('<' | safe) + '<' }}{{ 'a' + ('<' | e) }}", "&lt;&lt;<&lt;a&lt;"),
         ("{{ ', '.join(messages | map(attribute='role')) }}{{ range(3) | sum }}", "user, assistant3"),
         ("{% if messages | selectattr('role', 'equalto', 'x') %}generators are true{% endif %}", "generators are true"),
+        ("{{ tools | selectattr('type') | list }}{{ none | map('upper') | list }}{{ 0 | reject | list }}", "[][][]"),
         ("{{ 3 * 'ab' }}{{ [0] * 2 }}{{ 2 ** 10 }}{{ 7 % 3 }}{{ 7 // 2 }}", "ababab[0, 0]102413"),
         ("{{ 'role' in messages[0] }}{{ 'x' not in 'abc' }}{{ 1 < 2 <= 2 }}{{ messages[0] == messages[0] }}", "TrueTrueTrueTrue"),
         ("{{ messages[0].items() | list | length }}{{ messages[0].get('x', 'd') }}{{ messages[0]['keys']() | list }}", "2d['role', 'content']"),
