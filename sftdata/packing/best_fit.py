@@ -16,7 +16,7 @@ from bisect import bisect_left, insort
 
 import numpy as np
 
-from sftdata.packing.scatter import grouped_order, stream
+from sftdata.packing.scatter import grouped_order, permutation, shuffle_within, stream
 from sftdata.records import Bins, Int32Array, Int64Array
 
 __all__ = ["best_fit"]
@@ -30,87 +30,95 @@ def best_fit(lengths: Int32Array, capacity: int, seed: tuple[int, int]) -> Bins:
     Every example goes, longest first, into the open bin with the least room that still holds it. Which examples
     of one length go where is drawn by hash too, so that neighbours in the input are not neighbours in a bin.
     """
-    num_lengths = int(lengths.max(initial=0)) + 1
-    counts = np.bincount(lengths, minlength=num_lengths)
-    first, stop, each = _plan(counts, capacity)
-    # The plan deals the examples longest first: a step's bins [first, stop) take `each` examples apiece.
+    longest = int(lengths.max(initial=0))
+    first, stop, each, held = _plan(np.bincount(lengths, minlength=longest + 1), capacity)
     num_bins = int(stop.max(initial=0))
+    # A step gives `each` examples, the longest not yet dealt, to every bin of [first, stop): to each a hand.
+    #     steps    bins [0, 2) take 1, held 0; bins [0, 2) take 1, held 1; bins [2, 3) take 2, held 0
+    #     hands    bins 0 1 0 1 2, taken 1 1 1 1 2, before 0 0 1 1 0
     steps = stop - first
-    dealt_bins = np.repeat(first - np.cumsum(steps) + steps, steps) + np.arange(int(steps.sum()))
+    bins = np.repeat(first - np.cumsum(steps) + steps, steps) + np.arange(int(steps.sum()))
     taken = np.repeat(each, steps)
-    sizes = np.bincount(dealt_bins, weights=taken, minlength=num_bins).astype(np.int64)
+    sizes = np.bincount(bins, weights=taken, minlength=num_bins).astype(np.int64)
 
-    bin_order = grouped_order(np.zeros(num_bins, np.uint8), 1, stream(seed, _BINS))
-    place = np.empty(num_bins, np.int64)
-    place[bin_order] = np.arange(num_bins)
-    dealt = grouped_order(num_lengths - 1 - lengths, num_lengths, stream(seed, _DEAL))
-    within = grouped_order(np.repeat(place[dealt_bins], taken), num_bins, stream(seed, _DOCUMENTS))
+    bin_order = permutation(num_bins, stream(seed, _BINS))
     offsets = np.zeros(num_bins + 1, np.int64)
     np.cumsum(sizes[bin_order], out=offsets[1:])
-    return Bins(order=dealt[within], offsets=offsets)
+    starts = np.empty(num_bins, np.int64)
+    starts[bin_order] = offsets[:-1]
+    # where a hand's first example goes, less the number of examples dealt before it
+    shifts = starts[bins] + np.repeat(held, steps) - (np.cumsum(taken) - taken)
+    places = np.repeat(shifts, taken) + np.arange(len(lengths))
+    order = np.empty(len(lengths), np.uint32)
+    order[places] = grouped_order(longest - lengths, stream(seed, _DEAL))
+    shuffle_within(order, offsets, stream(seed, _DOCUMENTS))
+    return Bins(order=order.astype(np.int64), offsets=offsets)
 
 
-def _plan(counts: Int64Array, capacity: int) -> tuple[Int64Array, Int64Array, Int64Array]:
-    """Steps (first bin, bin behind the last, examples a bin), which deal out `counts[length]` longest first."""
+def _plan(counts: Int64Array, capacity: int) -> tuple[Int64Array, Int64Array, Int64Array, Int64Array]:
+    """Steps that deal out `counts[length]` longest first: (first bin, bin behind the last, examples a bin, held).
+
+    `held` is how many examples each of the bins has already.
+    """
     present = np.flatnonzero(counts)
     shortest = int(present[0]) if len(present) else 1
     open_bins = _OpenBins(shortest)
-    steps: list[tuple[int, int, int]] = []
+    steps: list[tuple[int, int, int, int]] = []
     num_bins = 0
     for length, count in zip(present[::-1].tolist(), counts[present[::-1]].tolist(), strict=True):
         count = open_bins.fill(length, count, steps)
         each = capacity // length
         full, rest = divmod(count, each)
-        for bins, held in ((full, each), (int(rest > 0), rest)):
+        for bins, taken in ((full, each), (int(rest > 0), rest)):
             if bins:
-                steps.append((num_bins, num_bins + bins, held))
-                open_bins.add(capacity - held * length, num_bins, num_bins + bins)
+                steps.append((num_bins, num_bins + bins, taken, 0))
+                open_bins.add(capacity - taken * length, num_bins, num_bins + bins, taken)
                 num_bins += bins
-    table = np.array(steps, np.int64).reshape(-1, 3)
-    return table[:, 0], table[:, 1], table[:, 2]
+    table = np.array(steps, np.int64).reshape(-1, 4)
+    return table[:, 0], table[:, 1], table[:, 2], table[:, 3]
 
 
 class _OpenBins:
-    """Bins that can take more, as ranges of bin numbers grouped by the room left."""
+    """Bins that can take more: ranges of bins (first, stop, examples that each holds) grouped by the room left."""
 
     def __init__(self, shortest: int) -> None:
         self._shortest = shortest
         self._rooms: list[int] = []  # ascending, the keys of _ranges
-        self._ranges: dict[int, list[tuple[int, int]]] = {}
+        self._ranges: dict[int, list[tuple[int, int, int]]] = {}
 
-    def add(self, room: int, first: int, stop: int) -> None:
-        """Open the bins [first, stop), all with `room` left; those that no length fits any more are forgotten."""
+    def add(self, room: int, first: int, stop: int, held: int) -> None:
+        """Open the bins [first, stop), all with `room` left and `held` examples; forget them if no length fits."""
         if room < self._shortest:
             return
         if room not in self._ranges:
             self._ranges[room] = []
             insort(self._rooms, room)
-        self._ranges[room].append((first, stop))
+        self._ranges[room].append((first, stop, held))
 
-    def fill(self, length: int, count: int, steps: list[tuple[int, int, int]]) -> int:
+    def fill(self, length: int, count: int, steps: list[tuple[int, int, int, int]]) -> int:
         """Put up to `count` examples into open bins, tightest first, and say how many are left over."""
         low = used = bisect_left(self._rooms, length)
-        moved: list[tuple[int, int, int]] = []
+        moved: list[tuple[int, int, int, int]] = []
         while count and used < len(self._rooms):
             room = self._rooms[used]
             ranges = self._ranges[room]
             each = room // length
             while ranges and count:
-                first, stop = ranges.pop()
+                first, stop, held = ranges.pop()
                 # All bins but the last take as many as fit; the last of all takes what is left.
                 full = min(stop - first, count // each)
-                held = each if full else count
+                taken = each if full else count
                 middle = first + (full or 1)
-                steps.append((first, middle, held))
-                moved.append((room - held * length, first, middle))
-                count -= (middle - first) * held
+                steps.append((first, middle, taken, held))
+                moved.append((room - taken * length, first, middle, held + taken))
+                count -= (middle - first) * taken
                 if middle < stop:
-                    ranges.append((middle, stop))
+                    ranges.append((middle, stop, held))
             if ranges:
                 break
             del self._ranges[room]
             used += 1
         del self._rooms[low:used]
-        for room, first, stop in moved:
-            self.add(room, first, stop)
+        for one in moved:
+            self.add(*one)
         return count
