@@ -31,7 +31,7 @@ def read(record: dict[str, Any]) -> Conversation | Rejection:
     rules = schema("messages")
     if not rules.accepts(record):
         return explain_turns(rules, record, ("messages",), faults)
-    tools = read_tools(record, faults)
+    tools = read_tools(record, faults, "messages")
     messages, pointers = read_turns(record["messages"], "/messages", tools, faults)
     if not record.keys() <= _KNOWN:
         faults.ignore(record.keys() - _KNOWN)

@@ -46,8 +46,8 @@ def read(record: dict[str, Any]) -> Conversation | Rejection:
     rules = schema("prompt_completion")
     if not rules.accepts(record):
         return explain_turns(rules, record, (*PROMPT_KEYS, *COMPLETION_KEYS), faults)
-    tools = read_tools(record, faults)
     prompt_key, completion_key, unread = _plan(tuple(record))
+    tools = read_tools(record, faults, prompt_key if isinstance(record[prompt_key], list) else "")
     if unread:
         faults.ignore(unread)
     prompt, asked = _prompt(record[prompt_key], f"/{prompt_key}", tools, faults)

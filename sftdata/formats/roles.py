@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from sftdata.records import Role
 
-__all__ = ["CALL_ROLES", "ROLES", "ROLE_TARGETS"]
+__all__ = ["CALL_ROLES", "ROLES", "ROLE_TARGETS", "SYSTEM_NAMES"]
 
 ROLES: Mapping[str, Role] = {
     **dict.fromkeys(("system", "System", "SYSTEM"), "system"),
@@ -22,6 +22,8 @@ ROLES: Mapping[str, Role] = {
 }
 """`model` (Gemma's and Gemini's name) is missing on purpose: a template may take it for an unknown role and train
 nothing, so it is refused unless the user maps it."""
+
+SYSTEM_NAMES = frozenset(name for name, role in ROLES.items() if role in ("system", "developer"))
 
 CALL_ROLES = frozenset({"function_call", "function-call", "tool_call"})
 """Turns of the assistant whose text is the JSON of a tool call, or of a list of them."""

@@ -33,8 +33,8 @@ def read(record: dict[str, Any]) -> Conversation | Rejection:
     rules = schema("sharegpt")
     if not rules.accepts(record):
         return explain_turns(rules, record, _READ_KEYS, faults)
-    tools = read_tools(record, faults)
     key = next(name for name in _READ_KEYS if name in record)
+    tools = read_tools(record, faults, key)
     messages, pointers = read_turns(record[key], f"/{key}", tools, faults)
     if not record.keys() <= _KNOWN:
         faults.ignore(record.keys() - _KNOWN)

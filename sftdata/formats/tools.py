@@ -17,12 +17,17 @@ from typing import Any
 import msgspec
 
 from sftdata.formats.faults import Faults, shown
+from sftdata.formats.roles import SYSTEM_NAMES
 from sftdata.records import ToolCall
 
 __all__ = ["Tools", "read_calls", "read_tools"]
 
 _KEEPS_NULL = frozenset({"default", "const", "enum", "examples", "example"})
 """Where null is a value of JSON Schema and not the padding of a table."""
+
+_ARGUMENT_KEYS = ("arguments", "parameters")
+"""`parameters` is what models of the Llama 3 and InternLM families write."""
+_CALL_KEYS = frozenset({"name", "arguments", "id", "type", "index", "function", "custom"})
 
 
 class Tools(msgspec.Struct, frozen=True):
@@ -38,14 +43,23 @@ class Tools(msgspec.Struct, frozen=True):
 NO_TOOLS = Tools()
 
 
-def read_tools(record: Mapping[str, Any], faults: Faults) -> Tools:
-    """The definitions under `tools` and `functions`, each a list or its JSON text; empty ones count as absent."""
-    if "tools" not in record and "functions" not in record:
+def read_tools(record: Mapping[str, Any], faults: Faults, turns: str = "") -> Tools:
+    """The definitions under `tools` and `functions`, each a list or its JSON text; empty ones count as absent.
+
+    `turns` names the column of turns, the first of which may be a system message that brings the tools (GLM-4's
+    form). What is said twice counts once.
+    """
+    first = record[turns][0] if turns else {}
+    in_turn = "tools" in first and first.get("role", first.get("from")) in SYSTEM_NAMES
+    if not in_turn and "tools" not in record and "functions" not in record:
         return NO_TOOLS
+    found = [(record.get(key), f"/{key}") for key in ("tools", "functions")]
+    if in_turn:
+        found.append((first["tools"], f"/{turns}/0/tools"))
     definitions: list[dict[str, Any]] = []
-    for key in ("tools", "functions"):
-        if record.get(key):
-            listed = _listed(record[key], key, faults)
+    for value, place in found:
+        if value:
+            listed = _listed(value, place, faults)
             definitions += [tool for tool in listed if tool not in definitions] if definitions else listed
     if not definitions:
         return NO_TOOLS
@@ -56,20 +70,21 @@ def read_tools(record: Mapping[str, Any], faults: Faults) -> Tools:
     return Tools(tuple(definitions), parameters, len(functions) < len(definitions))
 
 
-def _listed(value: Any, key: str, faults: Faults) -> list[dict[str, Any]]:
+def _listed(value: Any, base: str, faults: Faults) -> list[dict[str, Any]]:
     tools = _decoded(value) if isinstance(value, str) else value
     if isinstance(value, str) and not value.strip():
         return []
     if isinstance(tools, dict):
         tools = [tools]
     if not isinstance(tools, list):
-        faults.add("SFT129", f"`{key}` is neither a list of tools nor the JSON text of one", f"/{key}")
+        name = base.rpartition("/")[2]
+        faults.add("SFT129", f"`{name}` is neither a list of tools nor the JSON text of one", base)
         return []
     read = []
     padded = _holds_null(tools)
     for index, tool in enumerate(tools):
         tool = _decoded(tool) if isinstance(tool, str) else tool
-        place = f"/{key}/{index}" if isinstance(value, list) else f"/{key}"
+        place = f"{base}/{index}" if isinstance(value, list) else base
         if isinstance(tool, dict) and isinstance(tool.get("function"), (dict, type(None))):
             read.append(_wrapped(_without_nulls(tool) if padded else tool))
         elif isinstance(tool, dict):
@@ -139,7 +154,14 @@ def _call(raw: Any, where: str, tools: Tools, faults: Faults) -> ToolCall | None
     call_id = raw.get("id") if isinstance(raw.get("id"), str) else None
     if isinstance(body.get("input"), str) and "arguments" not in body:
         return ToolCall(name, body["input"], call_id)
-    return ToolCall(name, _arguments(body.get("arguments"), name, where, tools, faults), call_id)
+    key = next((key for key in _ARGUMENT_KEYS if body.get(key) is not None), "")
+    unread = [name for name in body if name not in _CALL_KEYS and name != key and body[name] is not None]
+    if unread and key:
+        faults.ignore(unread)
+    elif unread:
+        what = f"the call to {shown(name)} has no arguments, but {shown(unread[0])}"
+        faults.add("SFT118", what, where, "Put the arguments under `arguments`.")
+    return ToolCall(name, _arguments(body.get(key), name, where, tools, faults), call_id)
 
 
 def _arguments(value: Any, name: str, where: str, tools: Tools, faults: Faults) -> dict[str, Any] | str:

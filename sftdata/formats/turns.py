@@ -137,7 +137,7 @@ class _TurnReader:
             reasoning = None
         elif content is not None:
             reasoning, content, inline = _split_reasoning(reasoning, content, f"{where}/{key}", faults)
-        self._note_unread(raw)
+        self._note_unread(raw, where)
         return Message(
             role,
             content,
@@ -160,8 +160,13 @@ class _TurnReader:
                 self._faults.add("SFT117", f"a turn of role {role} holds tool calls", f"{where}/{key}")
         return calls
 
-    def _note_unread(self, raw: Mapping[str, Any]) -> None:
+    def _note_unread(self, raw: Mapping[str, Any], where: str) -> None:
         unread = raw.keys() - _KNOWN
+        if "tools" in unread:
+            unread.discard("tools")
+            if raw["tools"] and not (where.endswith("/0") and _role(raw) in ("system", "developer")):
+                what = "tools are declared in a turn that is not the opening system message"
+                self._faults.add("SFT129", what, f"{where}/tools", "Put them into `tools` beside the turns.")
         metadata = raw.get("metadata")
         if unread and isinstance(metadata, dict) and metadata.keys() == {"masked"}:
             unread.discard("metadata")
