@@ -5,42 +5,84 @@ What lives here: the mapping. What must not: commands, the library (its errors a
 
 from __future__ import annotations
 
+import os
+import select
+import signal
 import sys
+import traceback
 
 import click
 
-__all__ = ["run"]
+from sftdata_cli.interrupts import Interrupted, behind
+
+__all__ = ["exit_code"]
 
 _LONGEST = 10_000
 """Characters of a message: a changed template is shown with its lines."""
+_NOBODY_READS = 141
+"""128 + SIGPIPE, as of any other command whose reader went away."""
 
 
-def run(command: click.Command) -> None:
-    """Run `command` on the process's arguments and exit: with what it returns, 1 for damaged shards, 2 for the rest."""
+def exit_code(command: click.Command) -> int:
+    """Run `command` on the process's arguments; returns what it does, 1 for damaged shards, 2 for all other errors.
+
+    A reader of its output that goes away makes it 141. Raises Interrupted, whatever hides it.
+    """
+    try:
+        code = command.main(standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except Interrupted:
+        raise
+    except BaseException as error:  # noqa: BLE001 - an exit is told like any other end
+        hidden = behind(error)
+        if hidden is not None:
+            raise hidden from None
+        try:
+            return _failed(error)
+        except OSError:  # nobody is there to be told
+            return 2
+    return code if isinstance(code, int) else 0
+
+
+def _failed(error: BaseException) -> int:
+    """Say what ended a command; returns its exit code."""
     from sftdata.errors import SftdataError, ShardError
     from sftdata.report.terminal import clean
 
-    try:
-        code = command.main(standalone_mode=False)
-    except click.exceptions.Abort:
+    # click makes an exit of every pipe that breaks, and keeps to itself which one it was
+    if isinstance(error, (SystemExit, BrokenPipeError)):
+        if _nobody_reads():
+            return _NOBODY_READS
+        click.echo("error: a pipe or connection broke, and it was not standard output", err=True)
+        return 2
+    if isinstance(error, click.exceptions.Abort) and not isinstance(error.__cause__, EOFError):
         click.echo("interrupted", err=True)
-        sys.exit(130)
-    except click.ClickException as error:
+        return 128 + signal.SIGINT
+    if isinstance(error, click.ClickException):
         error.show()
-        sys.exit(2)
-    except ShardError as error:
+    elif isinstance(error, SftdataError):
         click.echo(f"error: {clean(str(error), limit=_LONGEST)}", err=True)
-        sys.exit(1)
-    except SftdataError as error:
-        click.echo(f"error: {clean(str(error), limit=_LONGEST)}", err=True)
-        sys.exit(2)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
-    except Exception:  # noqa: BLE001 - whatever it is, it must not look like findings, which are exit code 1
-        import traceback
-
-        traceback.print_exc()
+        return 1 if isinstance(error, ShardError) else 2
+    elif isinstance(error, OSError) and error.errno:  # the machine's word, not a defect: no such folder, disk full
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
+        click.echo(f"error: {clean(where)}{error.strerror or error}", err=True)
+    else:  # whatever it is, it must not look like findings, which are exit code 1
+        traceback.print_exception(error)
         click.echo("error: this is a defect of sftdata, or of what it runs on; please report it", err=True)
-        sys.exit(2)
-    sys.exit(code if isinstance(code, int) else 0)
+    return 2
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output or standard error is a pipe without a reader; what is left to write goes nowhere."""
+    if not hasattr(select, "poll"):  # Windows
+        return True
+    poll = select.poll()
+    for handle in (1, 2):
+        poll.register(handle, 0)
+    gone = [handle for handle, event in poll.poll(0) if event & select.POLLERR]
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for handle in gone:
+        os.dup2(nowhere, handle)
+    os.close(nowhere)
+    return bool(gone)

@@ -13,7 +13,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-HELP = "from sftdata_cli.main import cli\ntry: cli.main([{}'--help'], standalone_mode=False)\nexcept SystemExit: pass"
+HELP = (
+    "from sftdata_cli.commands import command\n"
+    "try: command.main([{}'--help'], standalone_mode=False)\n"
+    "except SystemExit: pass"
+)
 HEAVY = ("torch", "transformers", "datasets", "polars", "trl", "pandas")
 
 

@@ -16,7 +16,7 @@ import yaml
 from click.testing import CliRunner
 
 from sftdata_cli.check import command as check_command
-from sftdata_cli.main import cli
+from sftdata_cli.commands import command as cli
 from tests.pipeline.runs import chat, go, write_lines
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from sftdata_cli.evaluate import command as evaluate
-from sftdata_cli.train import command as train
+from sftdata_cli.evaluation import command as evaluate
+from sftdata_cli.training import command as train
 
 ROOT = Path(__file__).resolve().parents[2]
 ALPACA = ROOT / "examples" / "data" / "alpaca.jsonl"
