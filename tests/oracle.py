@@ -33,6 +33,10 @@ THOUGHTS = (
     ("[THINK]", "[/THINK]"),
     ("<seed:think>", "</seed:think>"),
     ("<|channel>thought", "<channel|>"),
+    ("<thought>", "</thought>"),
+    ("<think:opensource>", "</think:opensource>"),
+    ("<|open|>think<|sep|>", "<|close|>think<|sep|>"),
+    ("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]"),
 )
 
 
@@ -255,22 +259,20 @@ class Judge:
         found: list[re.Pattern[str]] = []
         if _dense(prompt) == _dense(before):
             found.append(_exactly(whole[len(before) :]))
-        for opening, closing in THOUGHTS:
-            bare = prompt.rstrip()
-            if bare.endswith(closing) and opening in bare and _dense(bare[: bare.rindex(opening)]) == _dense(before):
-                found.append(_exactly(whole[len(before) :]))
         goes_on = _resume(prompt, whole)
+        closed = _closed_block(prompt)
+        if closed is not None:
+            rest = _behind_own_block(whole, len(before), closed, thought)
+            found += [] if rest is None else [re.compile(rf"\s*{re.escape(rest)}")]
         if not found and goes_on is not None and goes_on <= body_end:
             found.append(_exactly(whole[goes_on:]))
         if opened is not None and (goes_on is None or opened[1] not in whole[goes_on:]):
             head = prompt[: prompt.rindex(opened[0])]
-            rest = whole[len(prompt) :] if whole.startswith(prompt) else whole[len(before) :]
-            alone = not messages[turn].get("content") and bool(messages[turn].get("tool_calls"))
-            if alone and whole.startswith(head) and not whole.startswith(prompt):
-                rest = whole[len(head) :]
-            if whole.startswith(prompt) or _dense(head) == _dense(before) or rest == whole[len(head) :]:
-                inner = re.escape((thought or "").strip())
-                found = [re.compile(rf"\s*{inner}\s*{re.escape(opened[1])}\s*{re.escape(rest)}", re.DOTALL)]
+            last = _behind_own_block(whole, len(before), (head, opened), thought)
+            rest = whole[len(prompt) :] if whole.startswith(prompt) else last
+            inner = re.escape((thought or "").strip())
+            pattern = rf"\s*{inner}\s*{re.escape(opened[1])}\s*{re.escape(rest or '')}"
+            found = [] if rest is None else [re.compile(pattern, re.DOTALL)]
         return found
 
     def _frame(self, messages: list[dict[str, Any]], tools: Any, turn: int, full: str) -> tuple[str, int | None]:
@@ -355,7 +357,10 @@ class Judge:
             longer = self.text([*messages[:turn], message, *following], tools, prompt=False)
         except Unservable:
             return ""
-        rest = longer.rpartition(SENTINEL)[2] if SENTINEL in longer else ""
+        # the result of a call may print its name again
+        pieces = longer.split(SENTINEL)
+        times = self.text([*messages[:turn], message], tools, prompt=False).count(SENTINEL)
+        rest = SENTINEL.join(pieces[times:]) if times else ""
         return rest[len(after.rstrip()) :] if rest.startswith(after.rstrip()) else ""
 
     # -- the verdict
@@ -415,7 +420,10 @@ class Judge:
             ):
                 found.append("labels are not the ids")
                 continue
-            cuts = {len(prompt) for prompt in prompts if tuple(ids[: len(prompt)]) == prompt}
+            # a reply ends in a stop: where a prompt ends in the midst of a reply's text, no other begins
+            cuts = {
+                len(prompt) for prompt in prompts if tuple(ids[: len(prompt)]) == prompt and prompt[-1] in self.stop_ids
+            }
             for start, stop in _runs(labels, cuts):
                 turn = prompts.get(tuple(ids[:start]))
                 if turn is None:
@@ -514,6 +522,35 @@ def _resume(prompt: str, whole: str) -> int | None:
     pattern = r"\s*".join(re.escape(char) for char in _dense(prompt))
     match = re.match(rf"\s*{pattern}\s*", whole)
     return match.end() if match else None
+
+
+def _closed_block(prompt: str) -> tuple[str, tuple[str, str]] | None:
+    """What stands before the reasoning block that is closed at the prompt's end, and its tags; the opening one may be
+    missing."""
+    bare = prompt.rstrip()
+    for pair in THOUGHTS:
+        if bare.endswith(pair[1]):
+            inside = bare.removesuffix(pair[1])
+            head, _, thought = inside.rpartition(pair[0])
+            return (inside if pair[1] in thought or pair[0] not in inside else head), pair
+    return None
+
+
+def _behind_own_block(whole: str, body: int, block: tuple[str, tuple[str, str]], thought: str | None) -> str | None:
+    """What a turn says behind `head` and behind the reasoning block that it has itself, with or without an opening
+    tag; whitespace before the body, at `body`, left out. None where it does not go on behind `head`."""
+    head, (opening, closing) = block
+    at = _resume(head, whole)
+    if at is None:
+        return whole[body:] if _dense(head) == _dense(whole[:body]) else None
+    if at > body:
+        return whole[body:]
+    inner = re.escape((thought or "").strip())
+    own = re.compile(rf"\s*(?:{re.escape(opening)})?\s*(?:{inner})?\s*{re.escape(closing)}").match(whole, at)
+    at = own.end() if own else at
+    while at < body and whole[at].isspace():
+        at += 1
+    return whole[at:]
 
 
 def _texts(value: Any) -> Iterator[str]:

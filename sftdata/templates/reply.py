@@ -75,13 +75,21 @@ def open_reasoning(prompt: str, tags: Sequence[tuple[str, str]]) -> tuple[str, s
 
 
 def find_seam(
-    prompt: str, rendered: str, before: str, tags: Sequence[tuple[str, str]], *, scaffold: bool = False
+    prompt: str,
+    rendered: str,
+    before: str,
+    tags: Sequence[tuple[str, str]],
+    *,
+    thought: str = "",
+    wrapping: str = "",
+    scaffold: bool = False,
 ) -> Seam | Finding:
     """Where the reply begins in `rendered`, which does not begin with `prompt`.
 
     `before` is what F has in front of the content; with `scaffold` (a turn of calls alone) its end may be written by
-    the model too. Three differences between it and the prompt are understood: whitespace, a closed reasoning block at
-    the prompt's end, and an open one. Anything else is SFT316.
+    the model too, and so may `wrapping`, which the template writes between reasoning and content. `thought` is the
+    reasoning that F may hold. Three differences between `before` and the prompt are understood: whitespace, a closed
+    reasoning block at the prompt's end, and an open one. Anything else is SFT316.
     """
     if _squeezed(prompt) == _squeezed(before):
         return Seam(len(before))
@@ -90,22 +98,50 @@ def find_seam(
     if after is not None and (after <= len(before) or (opened is not None and opened[1] in rendered[after:])):
         # F goes on where the prompt ends, but for whitespace: it continues the block, or writes more scaffold
         return Seam(after)
-    block = opened or _closed_reasoning(prompt, tags)
-    if block is not None:
-        start = _behind_block(prompt[: prompt.rindex(block[0])], rendered, before, block)
-        if start is not None and (scaffold or not rendered[start : len(before)].strip()):
-            return Seam(start if scaffold else len(before), inside_reasoning=opened)
+    found = _last_block(prompt, opened, tags)
+    if found is not None:
+        head, block = found
+        start = _behind_block(head, rendered, before, block, thought)
+        between = "" if start is None else rendered[start : len(before)].strip()
+        if start is not None and (scaffold or between in ("", wrapping)):
+            return Seam(start if scaffold or between else len(before), inside_reasoning=opened)
     return _no_seam(prompt, before)
 
 
-def _behind_block(head: str, rendered: str, before: str, block: tuple[str, str]) -> int | None:
-    """Where F goes on after `head`, what the prompt has before its block, and after F's own block if it has one."""
+def _last_block(
+    prompt: str, opened: tuple[str, str] | None, tags: Sequence[tuple[str, str]]
+) -> tuple[str, tuple[str, str]] | None:
+    """What the prompt has before the reasoning block that ends it, and the tags of that block.
+
+    The block may be open, closed, or no more than its closing tag: some templates write `</think>` alone to say that
+    nothing is thought.
+    """
+    bare = prompt.rstrip()
+    if opened is not None:
+        return bare.removesuffix(opened[0]), opened
+    closed = next((pair for pair in tags if pair[1] and bare.endswith(pair[1])), None)
+    if closed is None:
+        return None
+    inner = bare.removesuffix(closed[1])
+    at = inner.rfind(closed[0])
+    # an opening tag before another closing one belongs to an earlier turn
+    return (inner if at == -1 or closed[1] in inner[at:] else inner[:at]), closed
+
+
+def _behind_block(head: str, rendered: str, before: str, block: tuple[str, str], thought: str) -> int | None:
+    """Where F goes on after `head`, what the prompt has before its block, and after F's own block if it has one.
+
+    F's own block may lack its opening tag: `</think>` alone where nothing is thought, or the thought and its end where
+    only prompts say what opens it.
+    """
     at = _aligned(head, rendered)
     if at is None or at > len(before):
         return len(before) if at is not None and _squeezed(head) == _squeezed(before) else None
+    closing = rendered.find(block[1], at, len(before))
     if rendered.startswith(block[0], at):
-        closing = rendered.find(block[1], at, len(before))
         return None if closing == -1 else closing + len(block[1])
+    if closing != -1 and rendered[at:closing].strip() in ("", thought.strip()):
+        return closing + len(block[1])
     return len(head) if rendered.startswith(head) else at
 
 
@@ -131,12 +167,6 @@ def _aligned(prompt: str, rendered: str) -> int | None:
     return at
 
 
-def _closed_reasoning(prompt: str, tags: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
-    """The pair of a reasoning block that ends the prompt, whitespace aside."""
-    bare = prompt.rstrip()
-    return next((pair for pair in tags if pair[1] and bare.endswith(pair[1]) and pair[0] in bare), None)
-
-
 def closed_block(tags: tuple[str, str], reasoning: str, prompt: str) -> str:
     """The rest of a reasoning block that the prompt opened: the reasoning, its closing tag, a blank line.
 
@@ -155,6 +185,8 @@ class Block(msgspec.Struct, frozen=True):
     """Whitespace behind the opening tag."""
     end: str
     """From the end of the reasoning through the closing tag and the whitespace behind it."""
+    wrapping: str = ""
+    """What the template writes between the block and the content, as `<|START_TEXT|>`."""
 
     def closed(self, reasoning: str, prompt: str) -> str:
         """What is missing of the block behind a prompt that opens it."""
@@ -169,8 +201,10 @@ _TAG_AT_END = re.compile(rf"({_TAG})(\s*)$")
 _TAG_AT_START = re.compile(rf"\s*({_TAG})\s*")
 
 
-def written_block(text: str, thought: str, said: str) -> Block | None:
+def written_block(text: str, thought: str, said: str, asked: str = "") -> Block | None:
     """The block around `thought` in a turn that a template rendered; None where it is not before what is `said`.
+
+    `asked` is the prompt of that turn: where it says more than stands before the thought, it is what opens the block.
 
     `written_block("<a><think>\\nT\\n</think>\\nS", "T", "S")` has the tags `("<think>", "</think>")`, the lead `"\\n"`
     and the end `"\\n</think>\\n"`.
@@ -181,11 +215,18 @@ def written_block(text: str, thought: str, said: str) -> Block | None:
     before, behind = text[:first], text[first + len(thought) : second]
     for opening, closing in REASONING_TAGS:
         if before.rstrip().endswith(opening) and behind.lstrip().startswith(closing):
-            at = behind.index(closing) + len(closing)
-            at += len(behind[at:]) - len(behind[at:].lstrip())
-            return Block((opening, closing), before[len(before.rstrip()) :], behind[:at])
+            return _block(opening, closing, before, behind)
+    opening, closing = asked[len(before) :], behind.strip()
+    if asked.startswith(before) and opening.strip() and closing and closing not in opening:
+        return Block((opening.strip(), closing), opening[len(opening.rstrip()) :], behind)
     first_tag, last_tag = _TAG_AT_END.search(before), _TAG_AT_START.match(behind)
-    return Block((first_tag[1], last_tag[1]), first_tag[2], last_tag[0]) if first_tag and last_tag else None
+    return _block(first_tag[1], last_tag[1], before, behind) if first_tag and last_tag else None
+
+
+def _block(opening: str, closing: str, before: str, behind: str) -> Block:
+    at = behind.index(closing) + len(closing)
+    at += len(behind[at:]) - len(behind[at:].lstrip())
+    return Block((opening, closing), before[len(before.rstrip()) :], behind[:at], behind[at:].strip())
 
 
 def common_prefix(one: str, other: str) -> str:

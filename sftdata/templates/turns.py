@@ -194,9 +194,10 @@ class TurnReader:
                 return "", len(prompt)
             return self._closed(opened, thought, prompt), len(prompt)
         self.irregular = True
-        before = self._before(rendered, end, chat, turn)
-        scaffold = bool(message.tool_calls) and not message.content
-        seam = find_seam(prompt, rendered, before, self.reasoning_tags(), scaffold=scaffold)
+        before, calls_alone = self._before(rendered, end, chat, turn)
+        tags = self.reasoning_tags()
+        wrapping = "" if self._own is None else self._own.wrapping
+        seam = find_seam(prompt, rendered, before, tags, thought=thought, wrapping=wrapping, scaffold=calls_alone)
         if isinstance(seam, Finding):
             return seam
         if seam.inside_reasoning is None:
@@ -208,19 +209,18 @@ class TurnReader:
         own = self._own if self._own is not None and self._own.tags == tags else None
         return closed_block(tags, thought, prompt) if own is None else own.closed(thought, prompt)
 
-    def _before(self, rendered: str, end: int, chat: Chat, turn: int) -> str:
-        """What F has in front of the content, or of the first call's name; found with a sentinel in its place."""
+    def _before(self, rendered: str, end: int, chat: Chat, turn: int) -> tuple[str, bool]:
+        """What F has in front of the content or of the first call's name, whichever comes first, and whether it is
+        the latter; found with a sentinel in its place."""
         message = chat.messages[turn]
+        heads: list[tuple[str, bool]] = []
         if plain_content(message):
-            trial = self._with_content(chat, turn, _SENTINEL)
-            at = trial.rfind(_SENTINEL)
-            return trial[:at] if at != -1 else rendered[:end]
-        calls = message.get("tool_calls")
-        if not calls:
-            return rendered[:end]
-        trial = self._with_call(chat, turn, 0)
-        at = trial.find(_SENTINEL)
-        return trial[:at] if at != -1 else rendered[:end]
+            head, mark, _ = self._with_content(chat, turn, _SENTINEL).rpartition(_SENTINEL)
+            heads += [(head, False)] if mark else []
+        if message.get("tool_calls"):
+            head, mark, _ = self._with_call(chat, turn, 0).partition(_SENTINEL)
+            heads += [(head, True)] if mark else []
+        return min(heads, key=lambda one: len(one[0]), default=(rendered[:end], False))
 
     def _with_content(self, chat: Chat, turn: int, content: str) -> str:
         message = {**chat.messages[turn], "content": as_content(content, chat.variant)}
@@ -330,8 +330,8 @@ class TurnReader:
     def _followed(self, chat: Chat, turn: int) -> str | None:
         """What stands behind the content, or the last call's name, when another turn follows.
 
-        A sentinel stands in its place, as the template may rewrite the turn once it is no longer the last. None where
-        the template does not go on so.
+        A sentinel stands in its place, as the template may rewrite the turn once it is no longer the last; the turn
+        that follows may print it too (the result of a call has its name). None where the template does not go on so.
         """
         message = chat.messages[turn]
         calls = message.get("tool_calls")
@@ -339,6 +339,7 @@ class TurnReader:
         if not following:
             following = [{"role": "tool" if calls else "user", "content": as_content(_SENTINEL[::-1], chat.variant)}]
         marked = _calling(message, -1) if calls else {**message, "content": as_content(_SENTINEL, chat.variant)}
+        times = self._with_message(chat, turn, marked).count(_SENTINEL)
         try:
             longer = self.template.render(
                 [*chat.messages[:turn], marked, *following],
@@ -348,7 +349,8 @@ class TurnReader:
             )
         except TemplateError:
             return None
-        return longer.rpartition(_SENTINEL)[2] if _SENTINEL in longer else None
+        pieces = longer.split(_SENTINEL)
+        return _SENTINEL.join(pieces[times:]) if 0 < times < len(pieces) else None
 
     def reasoning_tags(self) -> tuple[tuple[str, str], ...]:
         """The pair that the template itself writes around reasoning, then the well-known ones."""
@@ -362,13 +364,13 @@ class TurnReader:
         """How the template writes reasoning; None where it does not."""
         thought, said = f"{_SENTINEL}r", f"{_SENTINEL}c"
         turn = {"role": "assistant", "content": said, "reasoning_content": thought, "thinking": thought}
+        asking = [{"role": "user", "content": "a"}]
         try:
-            text = self.template.render(
-                [{"role": "user", "content": "a"}, turn], tools=None, add_generation_prompt=False, **self._kwargs
-            )
+            text = self.template.render([*asking, turn], tools=None, add_generation_prompt=False, **self._kwargs)
+            asked = self.template.render(asking, tools=None, add_generation_prompt=True, **self._kwargs)
         except TemplateError:
             return None
-        return written_block(text, thought, said)
+        return written_block(text, thought, said, asked)
 
 
 def _calling(message: dict[str, Any], place: int) -> dict[str, Any]:

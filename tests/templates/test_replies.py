@@ -115,3 +115,127 @@ def test_text_beside_tool_calls_that_the_template_drops_is_refused_unless_allowe
     assert refused.findings[-1].code == "SFT308"
     assert "--allow-dropped content" in refused.findings[-1].fix
     assert replies(unroll(family("glm4"), ASK, turn, allow_dropped=("content",))) == ['look\n{"at": "sky"}<|im_end|>']
+
+
+THOUGHT = {"role": "assistant", "content": "A", "reasoning_content": "T"}
+LOOK = {"role": "assistant", "tool_calls": [call("look", "c1")]}
+
+LONE_CLOSE = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}<|bot|>"
+    "{{ '<think>' + m.reasoning_content if m.reasoning_content }}</think>{{ m.content }}"
+    "{% for c in m.tool_calls %}[{{ c.function.name }} {{ c.function.arguments | tojson }}]{% endfor %}<|im_end|>"
+    "{% else %}<|{{ m.role }}|>{{ m.content }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|bot|>{{ prefix | default('<think>') }}{% endif %}"
+)
+"""A turn without reasoning holds the closing tag alone."""
+
+
+@pytest.mark.parametrize(
+    ("prefix", "expected"),
+    [("<think>", "</think>A<|im_end|>"), ("<think></think>", "A<|im_end|>"), ("</think>", "A<|im_end|>")],
+)
+def test_a_block_that_the_turn_closes_without_opening_it_is_written_once(prefix: str, expected: str) -> None:
+    outcome = unroll(LONE_CLOSE, ASK, ANSWER, reasoning="empty", template_arg={"prefix": prefix})
+    assert replies(outcome) == [expected]
+
+
+@pytest.mark.parametrize("prefix", ["<think></think>", "</think>"])
+def test_calls_behind_a_closed_block_are_the_reply_and_no_second_closing_tag(prefix: str) -> None:
+    outcome = unroll(LONE_CLOSE, ASK, LOOK, template_arg={"prefix": prefix})
+    assert replies(outcome) == ['[look {"at": "sky"}]<|im_end|>']
+
+
+@pytest.mark.parametrize("turn", [THOUGHT, {**LOOK, "reasoning_content": "T"}])
+@pytest.mark.parametrize("prefix", ["<think></think>", "</think>"])
+def test_reasoning_behind_a_block_that_the_prompt_has_closed_is_lost(turn: dict[str, Any], prefix: str) -> None:
+    outcome = unroll(LONE_CLOSE, ASK, THOUGHT, ASK, turn, template_arg={"prefix": prefix})
+    assert isinstance(outcome, Rejection)
+    assert [one.code for one in outcome.findings] == ["SFT308"]
+    dropped = unroll(LONE_CLOSE, ASK, THOUGHT, ASK, turn, template_arg={"prefix": prefix}, allow_dropped=("reasoning",))
+    said = "A" if "content" in turn else '[look {"at": "sky"}]'
+    assert replies(dropped) == ["A<|im_end|>", f"{said}<|im_end|>"]
+
+
+WRAPPED = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}<|bot|>"
+    "{{ '<think>' + m.reasoning_content + '</think>' if m.reasoning_content }}"
+    "{% for c in m.tool_calls %}<act>{{ c.function.name }} {{ c.function.arguments | tojson }}</act>"
+    "{% else %}<say>{{ m.content }}</say>{% endfor %}<|im_end|>"
+    "{% else %}<|{{ m.role }}|>{{ m.content }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|bot|>{{ prefix | default('<think>') }}{% endif %}"
+)
+"""Content has tags of its own, behind reasoning and without it."""
+
+
+@pytest.mark.parametrize(
+    ("prefix", "lead"), [("<think>", "</think>"), ("<think>\n\n</think>\n\n", ""), ("<think></think>", "")]
+)
+def test_what_wraps_the_content_is_the_reply_where_the_template_writes_it_behind_reasoning_too(
+    prefix: str, lead: str
+) -> None:
+    outcome = unroll(WRAPPED, ASK, ANSWER, reasoning="empty", template_arg={"prefix": prefix})
+    assert replies(outcome) == [f"{lead}<say>A</say><|im_end|>"]
+
+
+def test_a_mark_that_the_template_writes_instead_of_reasoning_is_no_part_of_a_reply_behind_it() -> None:
+    source = WRAPPED.replace("<say>", "{{ '<instant>' if not m.reasoning_content }}")
+    outcome = unroll(source, ASK, ANSWER, reasoning="empty")
+    assert isinstance(outcome, Rejection)
+    assert outcome.findings[-1].code == "SFT316"
+
+
+def test_text_that_the_template_leaves_out_beside_calls_is_named_behind_a_closed_block_too() -> None:
+    turn = {**LOOK, "content": "I will look."}
+    given: dict[str, Any] = {"template_arg": {"prefix": "<think></think>"}}
+    refused = unroll(WRAPPED, ASK, turn, **given)
+    assert isinstance(refused, Rejection)
+    assert "--allow-dropped content" in refused.findings[-1].fix
+    allowed = unroll(WRAPPED, ASK, turn, allow_dropped=("content",), **given)
+    assert replies(allowed) == ['<act>look {"at": "sky"}</act><|im_end|>']
+
+
+def test_calls_that_stand_before_the_text_beside_them_are_in_the_reply() -> None:
+    source = LONE_CLOSE.replace("</think>{{ m.content }}", "").replace("<|im_end|>", "{{ m.content }}<|im_end|>")
+    turn = {**LOOK, "content": "I looked."}
+    outcome = unroll(source, ASK, turn, template_arg={"prefix": "<think></think>"})
+    assert replies(outcome) == ['[look {"at": "sky"}]I looked.<|im_end|>']
+
+
+OPENED_BY_THE_PROMPT = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}<|bot|>"
+    "{{ m.reasoning_content + '\\n[SO I SAY]\\n' if m.reasoning_content }}{{ m.content }}<|im_end|>"
+    "{% else %}<|{{ m.role }}|>{{ m.content }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|bot|>These are my thoughts:\n{% endif %}"
+)
+"""Words of the prompt open the reasoning; the turn that has it does not repeat them."""
+
+
+def test_words_that_only_the_prompt_has_before_reasoning_open_it() -> None:
+    assert replies(unroll(OPENED_BY_THE_PROMPT, ASK, THOUGHT)) == ["T\n[SO I SAY]\nA<|im_end|>"]
+    assert replies(unroll(OPENED_BY_THE_PROMPT, ASK, ANSWER, reasoning="empty")) == ["\n[SO I SAY]\nA<|im_end|>"]
+    refused = unroll(OPENED_BY_THE_PROMPT, ASK, ANSWER)
+    assert isinstance(refused, Rejection)
+    assert refused.findings[-1].code == "SFT317"
+
+
+def test_words_that_only_the_prompt_has_and_nothing_closes_are_not_understood() -> None:
+    outcome = unroll(OPENED_BY_THE_PROMPT.replace("\\n[SO I SAY]\\n", ""), ASK, ANSWER, reasoning="empty")
+    assert isinstance(outcome, Rejection)
+    assert outcome.findings[-1].code == "SFT316"
+
+
+def test_a_closing_tag_of_its_own_kind_in_the_prompt_opens_nothing() -> None:
+    source = WRAPPED.replace("think>", "muse:2>").replace("<say>", "").replace("</say>", "")
+    outcome = unroll(source, ASK, ANSWER, template_arg={"prefix": "<muse:2></muse:2>"})
+    assert replies(outcome) == ["A<|im_end|>"]
+
+
+def test_a_result_that_prints_the_name_of_its_call_does_not_hide_what_closes_the_call() -> None:
+    source = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}:{{ m.name if m.name else '' }}\n{{ m.content }}"
+        "{% for c in m.tool_calls %}<|im_start|>{{ c.function.name }} {{ c.function.arguments | tojson }}<|im_start|>"
+        "{% endfor %}<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant:\n{% endif %}"
+    )
+    result = {"role": "tool", "content": "blue", "name": "look", "tool_call_id": "c1"}
+    outcome = unroll(source, ASK, LOOK, result, ANSWER)
+    assert replies(outcome) == ['<|im_start|>look {"at": "sky"}<|im_start|><|im_end|>', "A<|im_end|>"]
