@@ -5,7 +5,8 @@ model's name. Under a name without an entry among transformers' mask functions n
 functions read `cu_seq_lens_q` and its kin from the batch, and raise where they are missing: silence would mean
 attention across documents.
 
-    packed_varlen   torch.nn.attention.varlen on CUDA in half precision, exact blocks through SDPA elsewhere
+    packed_varlen   torch.nn.attention.varlen on CUDA in half precision, autocast's included; exact blocks through
+                    SDPA elsewhere
     packed_blocks   exact blocks through SDPA everywhere: the slow reference, and the way round a broken kernel
 """
 
@@ -27,6 +28,7 @@ _UNSUPPORTED = ("position_bias",)
 """What some models ask of their attention and neither path computes."""
 _PLAIN_ONLY = ("softcap", "s_aux")
 """What no kernel of torch computes: a cap on the scores, and a score that every query has beside its keys."""
+_KERNEL_DEVICE = "cuda"
 _LAYERS = ("full_attention", "sliding_attention", "attention", "hybrid", "hybrid_sliding")
 """The layer types whose mask is said by causality and `sliding_window` alone."""
 
@@ -57,15 +59,18 @@ def varlen_attention(
     Reads `cu_seq_lens_q` int32 `[N + 1]` and `max_length_q` from the batch; `sliding_window` and `dropout` from the
     model. Raises ConfigError where a length is missing, a cache or a mask is in use, or the model asks for more.
     """
-    capped = any(asked.get(name) is not None for name in _PLAIN_ONLY)
-    if capped or not (query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)):
+    dtype = _kernel_dtype(query, value)
+    if dtype is None or any(asked.get(name) is not None for name in _PLAIN_ONLY):
         return _EXACT["blocks"](module, query, key, value, attention_mask, scaling, **asked)
     bounds = _bounds(module, query, key, attention_mask, asked)
     longest = asked.get("max_length_q")
     if longest is None:
         raise _refusal("max_length_q is missing", "Pass the whole batch of PackedCollator to the model.")
     if module.training and asked.get("dropout"):
-        raise _refusal("the varlen kernel has no dropout", 'Set attention_dropout to 0, or use "packed_blocks".')
+        raise _refusal(
+            "the varlen kernel has no dropout",
+            'Set attention_dropout (or attn_pdrop) to 0 in config.json, or use "packed_blocks".',
+        )
     window = asked.get("sliding_window")
     if _KERNEL is None:
         raise _refusal(
@@ -73,15 +78,27 @@ def varlen_attention(
             'Use torch 2.11 on, or "packed_blocks".',
         )
     out = _KERNEL(
-        query[0].transpose(0, 1),
-        key[0].transpose(0, 1),
-        value[0].transpose(0, 1),
+        query[0].transpose(0, 1).to(dtype),
+        key[0].transpose(0, 1).to(dtype),
+        value[0].transpose(0, 1).to(dtype),
         bounds,
         longest,
         scaling,
         -1 if window is None else window - 1,
     )
     return out[None], None
+
+
+def _kernel_dtype(query: torch.Tensor, value: torch.Tensor) -> torch.dtype | None:
+    """The half precision in which the kernel is to compute; None where it cannot.
+
+    Under autocast that is autocast's, whatever comes in: rotated queries and keys are float32 there, as the weights
+    are, and values are not. The kernel takes heads of one width, a multiple of 8 up to 256.
+    """
+    kind, width = query.device.type, query.shape[-1]
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else value.dtype
+    takes = kind == _KERNEL_DEVICE and dtype in (torch.bfloat16, torch.float16)
+    return dtype if takes and width % 8 == 0 and width <= 256 and value.shape[-1] == width else None
 
 
 def block_attention(
@@ -143,6 +160,15 @@ def leave_blocks_uncompiled() -> None:
     AttentionInterface.register("packed_blocks", _EXACT["blocks"])
 
 
+def note_layer_types(model: torch.nn.Module) -> None:
+    """Write the layer's type into attention layers that do not keep it: they would be asked for their number, and a
+    compiled layer is compiled anew for every number."""
+    for module in model.modules():
+        kinds, at = getattr(getattr(module, "config", None), "layer_types", None), getattr(module, "layer_idx", None)
+        if kinds and isinstance(at, int) and at < len(kinds) and not hasattr(module, "layer_type"):
+            module.layer_type = kinds[at]
+
+
 def _bounds(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -182,9 +208,13 @@ def _mask_of_its_own(module: torch.nn.Module, asked: dict[str, Any]) -> str | No
     Without layer types in the configuration, its chunks or its window are those of all layers.
     """
     config = getattr(module, "config", None)
-    kinds, at = getattr(config, "layer_types", None), getattr(module, "layer_idx", None)
-    if kinds is not None and at is not None:
-        kind = str(kinds[at])
+    kinds, own = getattr(config, "layer_types", None), getattr(module, "layer_type", None)
+    if isinstance(own, str):
+        kind = own
+    elif kinds and all(each == kinds[0] for each in kinds):
+        kind = str(kinds[0])
+    elif kinds and hasattr(module, "layer_idx"):
+        kind = str(kinds[module.layer_idx])  # see note_layer_types
     elif getattr(config, "attention_chunk_size", None):
         kind = "chunked_attention"
     else:

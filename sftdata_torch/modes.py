@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from sftdata.errors import ConfigError, describe
-from sftdata_torch.attention import leave_blocks_uncompiled
+from sftdata_torch.attention import leave_blocks_uncompiled, note_layer_types
 from sftdata_torch.collate import Batch, FixedShape, PackedCollator, Row
 
 __all__ = ["MODES", "Mode", "SteadyCollator", "apply_mode", "compile_layers", "decoder_layers", "not_compiled"]
@@ -68,6 +68,7 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
 def compile_layers(model: nn.Module, backend: str = "inductor") -> None:
     """Compile every decoder layer by itself: equal layers share one compilation of some ten seconds."""
     leave_blocks_uncompiled()
+    note_layer_types(model)
     for layer in decoder_layers(model):
         layer.compile(dynamic=False, backend=backend)
 

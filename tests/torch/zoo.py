@@ -26,11 +26,12 @@ class Family(NamedTuple):
     """Ours does, and it is what the model computes by itself."""
 
 
-def made(name: str, attention: str, seed: int = 0) -> PreTrainedModel:
+def made(name: str, attention: str, seed: int = 0, **sizes: Any) -> PreTrainedModel:
     """The model of this name, float32, with weights large enough that everything in it has a say."""
     family = ZOO[name]
     torch.manual_seed(seed)
-    model: PreTrainedModel = getattr(transformers, family.model)(getattr(transformers, family.config)(**family.sizes))
+    config = getattr(transformers, family.config)(**{**family.sizes, **sizes})
+    model: PreTrainedModel = getattr(transformers, family.model)(config)
     model = model.float().eval()
     with torch.no_grad():
         for parameter in model.parameters():
