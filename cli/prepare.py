@@ -90,7 +90,7 @@ def _choice(*words: str) -> click.Choice[str]:
 )
 @click.option(
     "--input-format",
-    type=_choice("auto", "alpaca", "sharegpt", "messages", "prompt-completion", "text"),
+    type=_choice("auto", "alpaca", "sharegpt", "messages", "pairs", "prompt-completion", "text"),
     help="Take all records to be in one format; default auto, each is recognised by its keys.",
 )
 @click.option(

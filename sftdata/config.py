@@ -93,7 +93,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "reasoning": ("reject", "empty"),
     "unroll": ("all", "last", "refuse"),
     "packing": ("best-fit", "sequential", "none"),
-    "input_format": ("auto", "alpaca", "sharegpt", "messages", "prompt-completion", "text"),
+    "input_format": ("auto", "alpaca", "sharegpt", "messages", "pairs", "prompt-completion", "text"),
     "train_on": ("replies", "last", "everything"),
     "overlong": ("reject", "drop-turns", "truncate", "split"),
     "control_tokens": ("text", "reject", "allow"),

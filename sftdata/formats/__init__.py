@@ -1,4 +1,4 @@
-"""Raw records become conversations: five formats, one normal form.
+"""Raw records become conversations: six formats, one normal form.
 
     value (plain JSON data)  ─►  Conversation, or Rejection with all that is wrong
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from sftdata.formats import alpaca, messages, ordinary, prompt_completion, sharegpt, text
+from sftdata.formats import alpaca, messages, ordinary, pairs, prompt_completion, sharegpt, text
 from sftdata.formats.columns import original_pointer, renamed
 from sftdata.formats.detection import detect, preference
 from sftdata.formats.encoded import decoded_turns
@@ -130,6 +130,12 @@ FORMATS: dict[str, Format] = {
         Format("alpaca", "`instruction` with `output`, `response` or another name of it", "alpaca", alpaca.read),
         Format("sharegpt", "`conversations`, or turns with `from` and `value`", "sharegpt", sharegpt.read),
         Format("messages", "`messages`, or a bare list of messages", "messages", messages.read),
+        Format(
+            "pairs",
+            "rounds of `human` and `assistant`, `input` and `output`, … under `conversation`",
+            "pairs",
+            pairs.read,
+        ),
         Format(
             "prompt-completion",
             "`prompt` and `completion`, `question` and `answer`, and the like",

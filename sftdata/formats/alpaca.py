@@ -13,7 +13,7 @@ from typing import Any
 from sftdata.formats.conversation import CHAT_COLUMNS, conclude
 from sftdata.formats.faults import Faults, shown
 from sftdata.formats.tools import read_tools
-from sftdata.formats.turns import reply
+from sftdata.formats.turns import reasoning_beside, reply
 from sftdata.formats.validation import schema
 from sftdata.records import Conversation, Message, Rejection
 
@@ -54,15 +54,16 @@ def read(record: dict[str, Any]) -> Conversation | Rejection:
         return rules.reject(record, faults)
     tools = read_tools(record, faults)
     instruction_key, input_key, output_key, unread = _plan(tuple(record))
+    thought = reasoning_beside(record) if unread else ""
     if unread:
-        faults.ignore(unread)
+        faults.ignore(unread - {thought})
     instruction: str = record.get(instruction_key, "")
     given = _given(record.get(input_key), input_key, faults) if input_key else ""
     if given:
         prompt = f"{instruction}\n\n{given}" if instruction and not instruction.isspace() else given
     else:
         prompt = instruction
-    messages = [Message("user", prompt), reply(record[output_key], f"/{output_key}", faults)]
+    messages = [Message("user", prompt), reply(record[output_key], f"/{output_key}", faults, record.get(thought))]
     pointers: tuple[str, ...] = (f"/{instruction_key or input_key}", f"/{output_key}")
     if record.get("history"):
         earlier, places = _history(record["history"], faults)

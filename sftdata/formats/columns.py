@@ -14,6 +14,8 @@ from sftdata.formats.options import TURN_FIELDS, FormatOptions
 
 __all__ = ["original_pointer", "renamed"]
 
+_BESIDE_TOO = frozenset({"reasoning_content"})
+"""Fields of a turn that may also stand beside the one answer of a record without turns."""
 _TURN_LISTS = (*TURN_COLUMNS, "prompt", "completion")
 
 
@@ -23,7 +25,7 @@ def renamed(record: dict[str, Any], options: FormatOptions) -> dict[str, Any]:
     >>> renamed({"input": "Hi", "target": "Yo"}, FormatOptions(columns={"instruction": "input", "output": "target"}))
     {'instruction': 'Hi', 'output': 'Yo'}
     """
-    columns = {field: name for field, name in options.columns.items() if field not in TURN_FIELDS}
+    columns = {field: name for field, name in options.columns.items() if field not in TURN_FIELDS - _BESIDE_TOO}
     taken = {*columns.values(), *columns}
     result = {field: record[name] for field, name in columns.items() if name in record}
     result.update((key, value) for key, value in record.items() if key not in taken)

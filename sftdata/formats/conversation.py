@@ -14,6 +14,7 @@ import msgspec
 
 from sftdata.formats.faults import Faults, has_error, shown
 from sftdata.formats.flags import RECORD_FLAG_KEYS, record_flag
+from sftdata.formats.parts import text_of
 from sftdata.formats.roles import ROLES
 from sftdata.formats.tools import Tools
 from sftdata.records import Conversation, Message, Rejection, Role
@@ -80,6 +81,8 @@ def _with_system(
     """The system column as the first message, unless it is blank or the conversation opens with the same text."""
     for key in _SYSTEM_KEYS:
         text = record.get(key)
+        if isinstance(text, list):
+            text = "".join(text_of(part) for part in text)
         if text and not text.isspace():
             if messages and messages[0].role == "system" and messages[0].content == text:
                 break

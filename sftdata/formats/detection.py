@@ -9,19 +9,30 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from sftdata.formats import alpaca, messages, prompt_completion, sharegpt, text
+import msgspec
+
+from sftdata.formats import alpaca, messages, pairs, prompt_completion, sharegpt, text
+from sftdata.formats.hints import alternating, chosen_alone, how_to_read
+from sftdata.formats.roles import ROLES
 from sftdata.records import Finding
 
 __all__ = ["detect", "preference"]
 
+_JOIN_IT = (
+    "Join the turns of each conversation into one record of messages; "
+    "--input-format text trains every turn as a text by itself."
+)
+_PART_OF_IT = "If it is: --input-format alpaca. If not, --input-format prompt-completion leaves it out."
 _NAME_IT = "Name the format with --input-format, or map its columns."
-_MAP_IT = "Map its columns, such as --column prompt=ASKED --column completion=ANSWERED."
 _CONTEXT_KEYS = frozenset({"context", "history", "input"})
 """Columns that would belong to a prompt, but in which way only the user knows."""
 _ASKING = frozenset({*alpaca.PROMPT_KEYS, *prompt_completion.PROMPT_KEYS})
 _ANSWERING = frozenset({*alpaca.OUTPUT_KEYS, *prompt_completion.COMPLETION_KEYS})
+_REJECTED = ("rejected_response", "rejected_messages", "non_preferred_output")
+"""Names of the worse answer that nothing else is called."""
 _FEW = 64
 """Records of up to so many columns are looked up by their columns."""
+_SPEAKER = frozenset({"role", "from"})
 _SHAREGPT_ROLES = frozenset({"human", "gpt", "prompter", "chatgpt", "bing", "bard"})
 _TURNS = frozenset({"messages", *sharegpt.KEYS})
 
@@ -33,23 +44,53 @@ def detect(record: dict[str, Any]) -> str | Finding:
     'prompt-completion'
     """
     name = (_by_keys if len(record) <= _FEW else _by_keys.__wrapped__)(tuple(record))
-    if name == "messages" and _has_sharegpt_turns(record["messages"]):
-        return "sharegpt"
+    if name in ("messages", "sharegpt"):
+        column = next(key for key in pairs.COLUMNS if key in record)
+        turns = record[column]
+        if not isinstance(turns, list) or not turns:
+            return name
+        if pairs.is_round(turns[0]):
+            return "pairs"
+        if all(isinstance(turn, str) for turn in turns):
+            what = "turns that are texts alone: who speaks is not said"
+            return Finding("SFT102", what, f"/{column}", alternating(column))
+        if name == "messages" and _has_sharegpt_turns(turns):
+            name = "sharegpt"
+        return _answered_beside(record, column, turns[-1]) or name
+    if isinstance(name, Finding) and name.code == "SFT125" and record:
+        asking, answering = prompt_completion.PROMPT_KEYS, prompt_completion.COMPLETION_KEYS
+        return msgspec.structs.replace(name, fix=how_to_read(record, asking, answering))
     return name
 
 
 def preference(record: dict[str, Any]) -> Finding | None:
     """The finding for data of preference training: two answers to choose from, or a thumb up or down (KTO)."""
     if "chosen" in record and "rejected" in record:
-        return Finding("SFT124", "chosen and rejected answers", "/chosen")
+        return Finding("SFT124", "chosen and rejected answers", "/chosen", chosen_alone(record))
+    for key in _REJECTED:
+        if record.get(key):
+            return Finding("SFT124", "a rejected answer beside the one to train", f"/{key}", chosen_alone(record))
     if isinstance(record.get("label"), bool) and not (_TURNS | _ANSWERING).isdisjoint(record):
         return Finding("SFT124", "an answer with a preference label", "/label")
     return None
 
 
-def _has_sharegpt_turns(turns: Any) -> bool:
+def _answered_beside(record: dict[str, Any], column: str, last: Any) -> Finding | None:
+    """The finding for turns that end with the user, and a text beside them that looks like the answer."""
+    found = sorted(_ANSWERING.intersection(record)) if len(record) > 1 else []
+    if not found or not isinstance(last, dict) or ROLES.get(str(last.get("role", last.get("from")))) != "user":
+        return None
+    key = next((key for key in found if isinstance(record[key], str) and record[key].strip()), "")
+    if not key:
+        return None
+    what = f"`{key}` beside turns that end with the user: is it the reply?"
+    fix = f"If it is: --column prompt={column} --column completion={key}. If not, name the format with --input-format."
+    return Finding("SFT126", what, f"/{key}", fix)
+
+
+def _has_sharegpt_turns(turns: list[Any]) -> bool:
     """Whether turns under `messages` are in ShareGPT's words: `from`, or a role of its own among the first two."""
-    for turn in turns[:2] if isinstance(turns, list) else ():
+    for turn in turns[:2]:
         if isinstance(turn, dict):
             role = turn.get("role")
             if (role is None and "from" in turn) or (type(role) is str and role in _SHAREGPT_ROLES):
@@ -76,11 +117,13 @@ def _by_keys(keys: tuple[str, ...]) -> str | Finding:
     if claimed:
         return _unless_ambiguous(claimed[0], present)
     if text.claims(present):
+        if present & _SPEAKER:
+            return Finding("SFT126", "`text` beside the role of its speaker", "/text", _JOIN_IT)
         others = sorted(present & (_ASKING | _ANSWERING))
         if not others:
             return "text"
         return Finding("SFT126", f"`text` beside `{others[0]}`", "/text", _NAME_IT)
-    return Finding("SFT125", _unknown(present), fix=_MAP_IT)
+    return Finding("SFT125", _unknown(present))
 
 
 def _unless_ambiguous(name: str, keys: frozenset[str]) -> str | Finding:
@@ -88,22 +131,28 @@ def _unless_ambiguous(name: str, keys: frozenset[str]) -> str | Finding:
     if name == "alpaca":
         rivals = keys & (_ASKING | _ANSWERING) - {"instruction", "input"}
         if "output" not in keys and len(rivals) > 1:
-            return _competing(rivals)
+            return _competing(rivals, "output")
     if name == "prompt-completion" and not {"prompt", "completion"} <= keys:
         for side in (prompt_completion.PROMPT_KEYS, prompt_completion.COMPLETION_KEYS):
             if len(keys.intersection(side)) > 1:
-                return _competing(keys.intersection(side))
+                field = "prompt" if side is prompt_completion.PROMPT_KEYS else "completion"
+                return _competing(keys.intersection(side), field)
     if name == "prompt-completion":
         read = next(key for key in prompt_completion.PROMPT_KEYS if key in keys)
         context = sorted(keys & _CONTEXT_KEYS - {read})
+        if context == ["history"] and "inputs" not in keys and not keys.isdisjoint(alpaca.OUTPUT_KEYS):
+            return "alpaca"  # earlier rounds can be nothing else
         if context:
-            return Finding("SFT126", f"`{context[0]}` beside `{read}`: is it part of the prompt?", fix=_NAME_IT)
+            what = f"`{context[0]}` beside `{read}`: is it part of the prompt?"
+            return Finding("SFT126", what, fix=_PART_OF_IT)
     return name
 
 
-def _competing(keys: frozenset[str]) -> Finding:
-    listed = ", ".join(f"`{key}`" for key in sorted(keys))
-    return Finding("SFT126", f"{listed} compete", fix=_NAME_IT)
+def _competing(keys: frozenset[str], field: str) -> Finding:
+    names = sorted(keys)
+    listed = ", ".join(f"`{key}`" for key in names)
+    fix = f"Say which one is meant, such as --column {field}={names[0]}, or name the format with --input-format."
+    return Finding("SFT126", f"{listed} compete", fix=fix)
 
 
 def _unknown(keys: frozenset[str]) -> str:

@@ -12,7 +12,7 @@ from sftdata.formats.roles import ROLE_TARGETS
 
 __all__ = ["FIELDS", "FORMAT_NAMES", "TURN_FIELDS", "FormatOptions"]
 
-FORMAT_NAMES = ("alpaca", "sharegpt", "messages", "prompt-completion", "text")
+FORMAT_NAMES = ("alpaca", "sharegpt", "messages", "pairs", "prompt-completion", "text")
 
 TURN_FIELDS = frozenset(
     {

@@ -16,7 +16,7 @@ import msgspec
 from sftdata.formats.conversation import CHAT_COLUMNS, conclude
 from sftdata.formats.faults import Faults
 from sftdata.formats.tools import Tools, read_tools
-from sftdata.formats.turns import explain_turns, read_turns, reply
+from sftdata.formats.turns import explain_turns, read_turns, reasoning_beside, reply
 from sftdata.formats.validation import schema
 from sftdata.records import Conversation, Message, Rejection
 
@@ -48,10 +48,18 @@ def read(record: dict[str, Any]) -> Conversation | Rejection:
         return explain_turns(rules, record, (*PROMPT_KEYS, *COMPLETION_KEYS), faults)
     prompt_key, completion_key, unread = _plan(tuple(record))
     tools = read_tools(record, faults, prompt_key if isinstance(record[prompt_key], list) else "")
+    answer = record[completion_key]
+    thought = reasoning_beside(record) if unread and isinstance(answer, str) else ""
     if unread:
-        faults.ignore(unread)
+        faults.ignore(unread - {thought})
     prompt, asked = _prompt(record[prompt_key], f"/{prompt_key}", tools, faults)
-    completion, answered = _completion(record[completion_key], f"/{completion_key}", tools, faults)
+    place = f"/{completion_key}"
+    completion: Sequence[Message]
+    answered: Sequence[str]
+    if isinstance(answer, str):
+        completion, answered = [reply(answer, place, faults, record.get(thought))], (place,)
+    else:
+        completion, answered = read_turns(answer, place, tools, faults)
     return conclude("prompt-completion", record, [*prompt, *completion], (*asked, *answered), tools, faults)
 
 
@@ -66,9 +74,3 @@ def _prompt(value: Any, base: str, tools: Tools, faults: Faults) -> tuple[list[M
         for message in messages
     ]
     return context, pointers
-
-
-def _completion(value: Any, base: str, tools: Tools, faults: Faults) -> tuple[list[Message], Sequence[str]]:
-    if isinstance(value, str):
-        return [reply(value, base, faults)], (base,)
-    return read_turns(value, base, tools, faults)

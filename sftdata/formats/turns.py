@@ -14,13 +14,14 @@ import msgspec
 
 from sftdata.formats.faults import Faults
 from sftdata.formats.flags import FLAG_KEYS, mask_counts, trained_flag
+from sftdata.formats.parts import Parts, read_parts
 from sftdata.formats.reasoning import has_stray_tag, split_think
 from sftdata.formats.roles import CALL_ROLES, ROLES
 from sftdata.formats.tools import Tools, read_calls, read_tools
 from sftdata.formats.validation import Schema
 from sftdata.records import Message, Rejection, Role, ToolCall
 
-__all__ = ["explain_turns", "read_turns", "reply", "turn_pointers"]
+__all__ = ["explain_turns", "read_turns", "reasoning_beside", "reply", "turn_pointers"]
 
 _FEW = 64
 """Conversations of up to so many turns share their pointers."""
@@ -82,12 +83,25 @@ def read_turns(
     return messages, pointers
 
 
-def reply(content: str, where: str, faults: Faults) -> Message:
-    """The assistant's message for a reply that is text alone, at `where`."""
+def reply(content: str, where: str, faults: Faults, thought: str | None = None) -> Message:
+    """The assistant's message for a reply that is text alone, at `where`, and what was thought before it."""
     if "think>" not in content:
-        return Message("assistant", content)
-    reasoning, text, inline = _split_reasoning(None, content, where, faults)
+        return Message("assistant", content, thought)
+    reasoning, text, inline = _split_reasoning(thought, content, where, faults)
     return Message("assistant", text, reasoning, inline=inline)
+
+
+def reasoning_beside(record: Mapping[str, Any]) -> str:
+    """The key that holds what was thought before the one answer of `record`; "" where none does.
+
+    >>> reasoning_beside({"question": "Q", "reasoning": "R", "answer": "A"})
+    'reasoning'
+    """
+    for key in _REASONING_KEYS:
+        value = record.get(key)
+        if isinstance(value, str) and value and not value.isspace():
+            return key
+    return ""
 
 
 def explain_turns(schema: Schema, record: dict[str, Any], keys: Iterable[str], faults: Faults) -> Rejection:
@@ -126,12 +140,21 @@ class _TurnReader:
             raw = {key: value for key, value in raw.items() if value is not None}
         role = _role(raw)
         key = "content" if "role" in raw else "value"
-        content = _text(raw.get(key))
+        said = raw.get(key)
+        content = said if isinstance(said, str) else None
         calls = self._calls(raw, role, where)
+        parts = read_parts(said, f"{where}/{key}", faults) if isinstance(said, list) else None
+        if parts is not None:
+            content = parts.text
+            calls += self._called(parts, role)
         if content is not None and _is_call(raw):
             calls += read_calls(content, f"{where}/{key}", self._tools, faults)
             content = None
         reasoning, inline = next((raw[name] for name in _REASONING_KEYS if name in raw), None), None
+        if parts is not None and parts.reasoning is not None:
+            if role != "assistant" or reasoning is not None:
+                faults.add("SFT110", "reasoning that is not the reply's own", f"{where}/{key}")
+            reasoning = parts.reasoning
         if role != "assistant":
             faults.ignore(name for name in _REASONING_KEYS if raw.get(name))
             reasoning = None
@@ -158,6 +181,16 @@ class _TurnReader:
                 calls += read_calls(raw[key], f"{where}/{key}", self._tools, self._faults)
             else:
                 self._faults.add("SFT117", f"a turn of role {role} holds tool calls", f"{where}/{key}")
+        return calls
+
+    def _called(self, parts: Parts, role: Role) -> tuple[ToolCall, ...]:
+        """The calls that are parts of the content."""
+        calls: tuple[ToolCall, ...] = ()
+        for call, place in parts.calls:
+            if role == "assistant":
+                calls += read_calls(call, place, self._tools, self._faults)
+            else:
+                self._faults.add("SFT117", f"a turn of role {role} holds tool calls", place)
         return calls
 
     def _note_unread(self, raw: Mapping[str, Any], where: str) -> None:
@@ -195,10 +228,3 @@ def _is_call(raw: Mapping[str, Any]) -> bool:
 def _role(raw: Mapping[str, Any]) -> Role:
     name = raw.get("role", raw.get("from"))
     return ROLES.get(name, "assistant") if isinstance(name, str) else "assistant"
-
-
-def _text(content: Any) -> str | None:
-    """The text of a content: as it stands, or its text parts one after another."""
-    if isinstance(content, list):
-        return "".join(part if isinstance(part, str) else part["text"] for part in content)
-    return content if isinstance(content, str) else None

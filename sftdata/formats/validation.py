@@ -7,6 +7,7 @@ code for each keyword).
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from functools import cache
 from itertools import islice
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import sftdata_schemas
 from sftdata.formats.faults import MAX_FINDINGS, Faults, pointer, shown
+from sftdata.formats.roles import ROLE_TARGETS, ROLES
 from sftdata.records import Rejection
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ _REFUSED = {
     "SFT122": "it holds images, audio or video",
 }
 """How a value is refused that is not among those allowed."""
+_MODEL_NAMES = frozenset({"model", "chatbot", "agent", "llm"})
+_TURN_WORDS = frozenset({"role", "from", "content", "value", "name", "tool_call_id", "id"})
 _TYPE_NAMES = {dict: "object", list: "array", str: "text", bool: "boolean", int: "number", float: "number"}
 
 
@@ -47,7 +51,8 @@ class Schema:
         paths = []
         try:
             for error in islice(self._validator.iter_errors(value), MAX_FINDINGS):
-                faults.add(*_described(error))
+                code, what, where = _described(error)
+                faults.add(code, what, where, _remedy(code, error))
                 paths.append(list(error.instance_path))
         except (ValueError, RecursionError):
             faults.add(_DEFAULT_RULE, "the record cannot be held against its schema")
@@ -65,6 +70,21 @@ def _described(error: jsonschema_rs.ValidationError) -> tuple[str, str, str]:
     code = _rule(location)
     what = _wording(code, error.kind.name, error.kind.as_dict(), error.instance, location)
     return code, what, pointer(*error.instance_path)
+
+
+def _remedy(code: str, error: jsonschema_rs.ValidationError) -> str:
+    """How to fix it where the record's own words tell; "" leaves it to the rule's general remedy."""
+    value = error.instance
+    if code == "SFT104" and isinstance(value, str):
+        role = "assistant" if value.lower() in _MODEL_NAMES else "ROLE"
+        return f"Say what it stands for: --role {shlex.quote(f'{value}={role}')} ({', '.join(ROLE_TARGETS)})."
+    if code != "SFT103" or error.kind.name != "required" or not isinstance(value, dict):
+        return ""
+    field = error.kind.as_dict()["property"]
+    texts = [key for key, text in value.items() if isinstance(text, str) and key not in _TURN_WORDS]
+    roles = [key for key in texts if value[key] in ROLES]
+    names = roles if field in ("role", "from") else [key for key in texts if key not in roles]
+    return f"If `{names[0]}` holds it: --column {shlex.quote(f'{field}={names[0]}')}." if names else ""
 
 
 @cache

@@ -23,6 +23,11 @@ GONE = object()
 USER = {"role": "user", "content": "Q"}
 REPLY = {"role": "assistant", "content": "A"}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+PARTS = [
+    {"type": "reasoning", "value": "R"},
+    {"type": "text", "value": "A"},
+    {"type": "tool_call", "value": '{"name": "f", "arguments": {}}'},
+]
 CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": {}}}
 
 VALID: dict[str, list[Any]] = {
@@ -31,6 +36,7 @@ VALID: dict[str, list[Any]] = {
         {"instruction": "Q", "context": "C", "response": "A", "history": [["q", "a"]], "system": "S"},
         {"instruction": "Q", "input": None, "output": "A", "tools": [TOOL], "weight": 1, "images": []},
         {"question": "Q", "answer": "A", "chat_template_kwargs": {"x": 1}},
+        {"instruction": "Q", "output": "A", "system": [{"text": "S"}, "!"]},
     ],
     "sharegpt": [
         {"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}], "system": None},
@@ -45,6 +51,12 @@ VALID: dict[str, list[Any]] = {
         {"messages": [USER, {"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}}]},
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "Q"}, "!"]}, REPLY]},
         {"messages": [USER, {**REPLY, "tool_calls": [{"type": "custom", "custom": {"name": "f", "input": "x"}}]}]},
+        {"messages": [{"role": "user", "content": [{"text": "Q"}]}, {"role": "assistant", "content": PARTS}]},
+    ],
+    "pairs": [
+        {"conversation": [{"human": "Q", "assistant": "A"}], "dataset": "d"},
+        {"conversations": [{"input": "Q", "output": "A", "output_with_loss": True, "system": "S"}], "tools": [TOOL]},
+        {"messages": [{"user": "Q"}, {"assistant": "A", "weight": 1, "reasoning": "R"}]},
     ],
     "prompt-completion": [
         {"prompt": "Q", "completion": "A"},
@@ -124,6 +136,26 @@ FAULTS: list[tuple[str, int, str, Any, str, str]] = [
     ("messages", 5, "/messages/0/content/0/type", "tool_use", "SFT110", "/messages/0/content/0/type"),
     ("messages", 5, "/messages/0/content/0/train", False, "SFT115", "/messages/0/content/0/train"),
     ("messages", 6, "/messages/1/tool_calls/0/custom/name", GONE, "SFT117", "/messages/1/tool_calls/0/custom"),
+    ("messages", 7, "/messages/0/content/0/text", GONE, "SFT110", "/messages/0/content/0"),
+    ("messages", 7, "/messages/1/content/1/value", 5, "SFT110", "/messages/1/content/1/value"),
+    ("messages", 7, "/messages/1/content/0/value", GONE, "SFT110", "/messages/1/content/0"),
+    ("messages", 7, "/messages/1/content/0/value", 5, "SFT110", "/messages/1/content/0/value"),
+    ("messages", 7, "/messages/1/content/2/value", GONE, "SFT117", "/messages/1/content/2"),
+    ("messages", 7, "/messages/1/content/2/value", 5, "SFT117", "/messages/1/content/2/value"),
+    ("messages", 7, "/messages/1/content/2/value", "f()", "SFT117", "/messages/1/content/2/value"),
+    ("messages", 7, "/messages/1/content/1/type", "tool_use", "SFT110", "/messages/1/content/1/type"),
+    ("alpaca", 4, "/system", [5], "SFT110", "/system/0"),
+    ("alpaca", 4, "/system/0/text", GONE, "SFT110", "/system/0"),
+    ("pairs", 0, "/conversation", GONE, "SFT101", ""),
+    ("pairs", 0, "/conversation", [], "SFT101", "/conversation"),
+    ("pairs", 0, "/conversation", "Q", "SFT101", "/conversation"),
+    ("pairs", 0, "/conversation/0", "Q", "SFT102", "/conversation/0"),
+    ("pairs", 0, "/conversation/0", {"system": "S"}, "SFT103", "/conversation/0"),
+    ("pairs", 0, "/conversation/0/human", 5, "SFT110", "/conversation/0/human"),
+    ("pairs", 0, "/conversation/0/assistant", None, "SFT110", "/conversation/0/assistant"),
+    ("pairs", 1, "/conversations/0/system", 5, "SFT110", "/conversations/0/system"),
+    ("pairs", 1, "/conversations/0/output_with_loss", 0.5, "SFT115", "/conversations/0/output_with_loss"),
+    ("pairs", 2, "/messages/1/weight", 0.5, "SFT115", "/messages/1/weight"),
     ("prompt-completion", 0, "/prompt", GONE, "SFT103", ""),
     ("prompt-completion", 0, "/completion", GONE, "SFT103", ""),
     ("prompt-completion", 0, "/completion", 5, "SFT110", "/completion"),

@@ -38,6 +38,20 @@ def as_alpaca(chat: Conversation) -> dict[str, Any]:
     }
 
 
+def as_pairs(chat: Conversation, asking: str, answering: str) -> dict[str, Any]:
+    system = [turn.content for turn in chat.messages if turn.role == "system"]
+    said_in_turn = [turn.content for turn in chat.messages if turn.role != "system"]
+    rounds = [
+        {asking: asked, answering: answered}
+        for asked, answered in zip(said_in_turn[::2], said_in_turn[1::2], strict=True)
+    ]
+    return {**({"system": [{"text": system[0]}]} if system else {}), "conversation": rounds}
+
+
+def in_parts(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{**turn, "content": [{"type": "text", "value": turn["content"]}]} for turn in turns]
+
+
 @given(conversations())
 def test_the_same_chat_in_every_format_is_the_same_conversation(chat: Conversation) -> None:
     record = to_messages(chat)
@@ -47,6 +61,8 @@ def test_the_same_chat_in_every_format_is_the_same_conversation(chat: Conversati
     assert said(as_sharegpt(chat)) == expected
     assert said({"conversations": record["messages"]}) == expected, "ShareGPT's key, OpenAI's turns"
     assert said(as_alpaca(chat)) == expected
+    assert said(as_pairs(chat, "human", "assistant")) == said(as_pairs(chat, "input", "output")) == expected
+    assert said(in_parts(record["messages"])) == expected
 
 
 @given(conversations(max_rounds=1))

@@ -1,0 +1,96 @@
+"""A record that is refused says, in its own names, how to have it read; and having done so, it is read."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from sftdata.formats import FormatOptions, normalise
+from sftdata.records import Conversation, Rejection
+
+ASKED = {"role": "user", "content": "Q"}
+REPLY = {"role": "assistant", "content": "A"}
+
+
+def remedy(record: Any) -> str:
+    result = normalise(record)
+    assert isinstance(result, Rejection), result
+    return result.findings[0].fix
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ({"content": "Q", "summary": "A"}, ["Q", "A"]),
+        ({"toy text": "T"}, ["T"]),
+        ({"ask": "Q", "given": "I", "reply": "A"}, ["Q\n\nI", "A"]),
+        ({"query": "Q", "answers": "A", "id": 1, "repo_name": "x"}, ["Q", "A"]),
+        ({"output": "A", "asked": "Q"}, ["Q", "A"]),
+        ({"items": [ASKED, REPLY], "model": "m"}, ["Q", "A"]),
+        ({"prompt": "Q", "chosen": "A", "rejected": "B"}, ["Q", "A"]),
+        ({"prompt": [ASKED], "chosen": [REPLY], "rejected": [REPLY]}, ["Q", "A"]),
+        ({"prompt": "Q", "chosen": [ASKED, REPLY], "rejected": [ASKED, REPLY]}, ["Q", "A"]),
+        ({"chosen_messages": [ASKED, REPLY], "rejected_messages": [ASKED, REPLY]}, ["Q", "A"]),
+        ({"messages": [ASKED, REPLY], "rejected_response": "B"}, ["Q", "A"]),
+        ({"messages": [ASKED], "answer": "A"}, ["Q", "A"]),
+        ({"question": "Q", "context": "C", "answer": "A"}, ["Q\n\nC", "A"]),
+        ({"messages": [{"role": "user", "message": "Q"}, {"role": "assistant", "message": "A"}]}, ["Q", "A"]),
+        ({"conversations": [{"speaker": "human", "value": "Q"}, {"speaker": "gpt", "value": "A"}]}, ["Q", "A"]),
+        ({"messages": [ASKED, {"role": "model", "content": "A"}]}, ["Q", "A"]),
+    ],
+)
+def test_the_options_that_a_remedy_names_make_the_record_readable(record: Any, said: list[str]) -> None:
+    words = shlex.split(remedy(record).rstrip("."))
+    columns: dict[str, str] = {}
+    roles: dict[str, str] = {}
+    form = "auto"
+    for option, word in pairwise(words):
+        value = word.rstrip(".")
+        field, _, name = value.partition("=")
+        if option == "--column":
+            columns[field] = name
+        elif option == "--role":
+            roles[field] = name
+        elif option == "--input-format" and form == "auto" and value:
+            form = value
+    result = normalise(record, FormatOptions(form, columns, roles))
+    assert isinstance(result, Conversation), result
+    assert [turn.content for turn in result.messages] or [result.text] == said
+    assert [turn.content for turn in result.messages] == (said if result.messages else [])
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
+@pytest.mark.parametrize(
+    ("record", "lines"),
+    [
+        ({"data": [{"instruction": "Q", "output": "A"}, {"instruction": "Q", "output": "A"}]}, 2),
+        ({"my data": [{"instruction": "Q", "output": "A"}]}, 1),
+        ({"id": "0", "data": ["Q?", "A."]}, 1),
+        ({"conversations": ["Q", "A"], "source": "s"}, 1),
+        ({"custom_id": "1", "method": "POST", "body": {"messages": [ASKED, REPLY]}}, 1),
+    ],
+)
+def test_the_program_that_a_remedy_names_makes_the_record_readable(record: Any, lines: int) -> None:
+    program = re.search(r"jq -c '(.*)' FILE", remedy(record))
+    assert program is not None
+    done = subprocess.run(
+        ["jq", "-c", program[1]], input=json.dumps(record), capture_output=True, text=True, check=True
+    )
+    found = [normalise(json.loads(line)) for line in done.stdout.splitlines()]
+    assert len(found) == lines
+    for result in found:
+        assert isinstance(result, Conversation)
+        assert [(turn.role, str(turn.content)[0]) for turn in result.messages] == [("user", "Q"), ("assistant", "A")]
+
+
+def test_an_unreadable_record_without_texts_has_a_remedy_too() -> None:
+    records: list[dict[str, Any]] = [{}, {"a": 1}, {"a": {"b": []}}, {"\x1b[31m": "T"}, {"prompt": "Q"}]
+    for record in records:
+        assert len(remedy(record)) < 200
