@@ -105,7 +105,7 @@ def _run(settings: Any, policy: Any, wishes: dict[str, Any]) -> int:
             codes=policy.codes,
             progress=progress,
         )
-    with checked:
+    with ending_cleanly("nothing is left behind"), checked:
         if wishes.get("fix"):
             records, changes, left = checked.write_repaired(Path(wishes["fix"]))
             as_were = f"; {left:,} cannot be read and stand as they were" if left else ""
@@ -118,6 +118,7 @@ def _run(settings: Any, policy: Any, wishes: dict[str, Any]) -> int:
 
 
 def _tell(checked: Any, policy: Any, wishes: dict[str, Any]) -> int:
+    from sftdata.durable import durable
     from sftdata.report.outputs import FORMATS, Result, limits
     from sftdata.report.verdict import Tally
 
@@ -131,7 +132,7 @@ def _tell(checked: Any, policy: Any, wishes: dict[str, Any]) -> int:
     checked.report["status"] = "failed" if result.failed else "passed"
     lines = FORMATS[wishes.get("output_format") or "human"](result)
     if wishes.get("output"):
-        with Path(wishes["output"]).open("w", encoding="utf-8") as file:
+        with durable(Path(wishes["output"])) as (name,), name.open("w", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in lines)
     else:
         for line in lines:

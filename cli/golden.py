@@ -35,6 +35,7 @@ _SHOWN = 5
 @click.option("--format", "output", type=click.Choice(["human", "json"]), default="human", help="Of --verify.")
 def golden(records: tuple[str, ...], out: str | None, verify: str | None, output: str, **flags: Any) -> int:
     """Write prompts and replies with their exact ids as JSON, or check that none has moved."""
+    from sftdata.durable import durable
     from sftdata.pipeline.cases import cases
     from sftdata.pipeline.golden import derive
     from sftdata.pipeline.golden_files import dump
@@ -49,7 +50,8 @@ def golden(records: tuple[str, ...], out: str | None, verify: str | None, output
         click.echo(dump(made), nl=False)
         return 0
     try:
-        Path(out).write_text(dump(made), encoding="utf-8")
+        with durable(Path(out)) as (name,):
+            name.write_text(dump(made), encoding="utf-8")
     except OSError as error:
         from sftdata.errors import OutputError, describe
 

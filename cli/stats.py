@@ -57,12 +57,14 @@ def command(
         import pyarrow as pa
         import pyarrow.parquet as pq
 
+        from sftdata.durable import durable
         from sftdata.pipeline.identity import stamped
 
         names = ("group", "name", "value")
         columns = {name: [row[place] for row in rows] for place, name in enumerate(names)}
         columns["value"] = [float(value) for value in columns["value"]]
-        pq.write_table(stamped(pa.table(columns), stamp), Path(path))
+        with durable(Path(path)) as (target,):
+            pq.write_table(stamped(pa.table(columns), stamp), target)
     if output == "json":
         table: dict[str, dict[str, float]] = {}
         for group, name, value in rows:

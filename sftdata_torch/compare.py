@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from sftdata.durable import durable
 from sftdata.errors import ConfigError, describe
 from sftdata_torch.advice import ran_to_the_limit
 from sftdata_torch.assemble import load_tokenizer, open_eval
@@ -150,8 +151,10 @@ def write_comparison(comparison: Comparison, out: Path) -> tuple[Path, Path]:
     """`side-by-side.jsonl` and `side-by-side.html` in the folder `out`."""
     out.mkdir(parents=True, exist_ok=True)
     lines, page = out / "side-by-side.jsonl", out / "side-by-side.html"
-    lines.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows(comparison)), encoding="utf-8")
-    page.write_text(_page(comparison), encoding="utf-8")
+    with durable(lines, page) as names:
+        told = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows(comparison))
+        names[0].write_text(told, encoding="utf-8")
+        names[1].write_text(_page(comparison), encoding="utf-8")
     return lines, page
 
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 import datetime
 import multiprocessing
 import os
-import shutil
-import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,9 @@ import numpy.typing as npt
 
 from sftdata import checks, formats
 from sftdata.config import PrepareConfig
+from sftdata.durable import durable
 from sftdata.errors import OutputError, describe
+from sftdata.pipeline.engines.worker import deaf_to_ctrl_c, end_with_parent
 from sftdata.pipeline.examine import DOCUMENTS, RECORDS, Bench, Examined, Found, Wishes, open_bench
 from sftdata.pipeline.identity import Stamp, StampedInput
 from sftdata.pipeline.ledger import Ledger, add_counts
@@ -50,8 +52,10 @@ _COMPARED = frozenset({"SFT701", "SFT702", "SFT703", "SFT704", "SFT705", "SFT711
 class Checked:
     """What a check found. A context manager: its findings lie in a temporary folder until it is closed."""
 
-    def __init__(self, work: Path) -> None:
-        self.work = work
+    def __init__(self) -> None:
+        # removed with this object at the latest, should a signal come before anybody holds it
+        self._folder = tempfile.TemporaryDirectory(prefix="sftdata-check-", ignore_cleanup_errors=True)
+        self.work = Path(self._folder.name)
         self.report: dict[str, Any] = {}
         self.plan: Plan | None = None
         self.serving: Serving | None = None
@@ -65,7 +69,7 @@ class Checked:
         return self
 
     def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self.work, ignore_errors=True)
+        self._folder.cleanup()
 
     def findings(self) -> Iterator[Found]:
         """All findings in the order of the records, those about the whole dataset last. Reads them from disk."""
@@ -91,20 +95,22 @@ class Checked:
 
         Raises OutputError where a file of the name is there already: a repair never overwrites data.
         """
-        changes = path.with_name(f"{path.name}.changes.jsonl")
+        targets = (path, path.with_name(f"{path.name}.changes.jsonl"))
+        for target in targets:
+            if target.exists():
+                raise OutputError(
+                    describe("the file is there already", where=str(target), fix="Name a new one with --fix.")
+                )
         counts = []
-        for target, name in ((path, "repaired"), (changes, "changes")):
-            lines = 0
-            try:
-                with target.open("xb") as out:
+        with durable(*targets) as names:
+            for name, part in zip(names, ("repaired", "changes"), strict=True):
+                lines = 0
+                with name.open("wb") as out:
                     for unit in self.examined:
-                        data = (self.work / f"{name}-{unit.index:05d}.jsonl").read_bytes()
+                        data = (self.work / f"{part}-{unit.index:05d}.jsonl").read_bytes()
                         lines += data.count(b"\n")
                         out.write(data)
-            except FileExistsError as error:
-                told = describe("the file is there already", where=str(target), fix="Name a new one with --fix.")
-                raise OutputError(told) from error
-            counts.append(lines)
+                counts.append(lines)
         return counts[0], counts[1], sum(one.unrepaired for one in self.examined)
 
     def records(self) -> npt.NDArray[np.void]:
@@ -149,12 +155,14 @@ def check(
     `config.tokenizer` may be empty: then the rules about templates, tokens, masks and lengths are skipped, and said to
     be. `codes` are the rules that are wanted, all by default: work that only others need is left out; what is found on
     the way of every record is in the result all the same. Use the result in a `with` statement. Raises ConfigError and
-    InputError as `prepare` does.
+    InputError as `prepare` does, OutputError where a worker dies, and
+    OSError where the temporary folder cannot be written.
     """
     told = progress or Silent()
     config = msgspec.structs.replace(config, drop=None, sources={}, stats=None)  # a check looks at every record
-    checked = Checked(Path(tempfile.mkdtemp(prefix="sftdata-check-")))
-    try:
+    checked = Checked()
+    with ExitStack() as stack:
+        stack.push(checked)
         clock = config.clock or datetime.datetime.now(tz=datetime.timezone.utc).date().isoformat()
         serving = settle_serving(config, clock) if config.tokenizer else None
         told.stage("reading inputs", None)
@@ -174,9 +182,7 @@ def check(
         checked.examined = _examine_all(plan, wishes, checked.work, told.advance, serving)
         told.stage("comparing records", None)
         _settle(checked, wishes)
-    except BaseException:
-        shutil.rmtree(checked.work, ignore_errors=True)
-        raise
+        stack.pop_all()
     return checked
 
 
@@ -226,17 +232,25 @@ def _examine_all(
     context = multiprocessing.get_context("spawn")
     out: list[Examined] = []
     with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(plan, wishes, str(work))) as pool:
-        running: set[Future[Examined]] = {pool.submit(_work, unit.index) for unit in plan.units}
+        with deaf_to_ctrl_c():
+            running: set[Future[Examined]] = {pool.submit(_work, unit.index) for unit in plan.units}
         try:
             while running:
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     out.append(future.result())
                     advance(plan.units[out[-1].index].records)
-        except BaseException:
+        except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
             for child in multiprocessing.active_children():
                 child.terminate()  # a unit takes minutes, and nobody wants its findings any more
+            if isinstance(error, BrokenProcessPool):
+                raise OutputError(
+                    describe(
+                        "a worker process died: killed, for want of memory perhaps, or by one of the records",
+                        fix="See whether memory suffices for the workers. A record that kills is found by prepare.",
+                    )
+                ) from error
             raise
     return sorted(out, key=lambda one: one.index)
 
@@ -245,7 +259,7 @@ _bench: Bench | None = None
 
 
 def _begin(plan: Plan, wishes: Wishes, work: str) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    end_with_parent()
     global _bench  # noqa: PLW0603 - a pool worker has no other place to keep what it set up once
     _bench = open_bench(plan, wishes, Path(work))
 

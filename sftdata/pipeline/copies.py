@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sftdata.config import PrepareConfig, eval_share
+from sftdata.durable import durable
 from sftdata.errors import OutputError, describe
 from sftdata.pipeline.check import Checked, check
 from sftdata.pipeline.identity import stamped
@@ -41,7 +42,8 @@ def dedup(
         import pyarrow.parquet as pq
 
         table = _copies(checked, near, threshold)
-        pq.write_table(stamped(table.to_arrow(), checked.stamp()), out)
+        with durable(out) as (name,):
+            pq.write_table(stamped(table.to_arrow(), checked.stamp()), name)
         counts: dict[str, int] = dict(table["rule"].value_counts().iter_rows())
         return {"records": len(checked.records()), "SFT701": 0, "SFT702": 0} | counts
 
@@ -101,7 +103,7 @@ def _write(checked: Checked, held: dict[int, bool], targets: dict[str, Path]) ->
     plan = checked.plan
     assert plan is not None
     counts: dict[str, Any] = {"train": 0, "eval": 0, "unreadable": 0}
-    with targets["train"].open("wb") as train, targets["eval"].open("wb") as test:
+    with durable(targets["train"], targets["eval"]) as names, names[0].open("wb") as train, names[1].open("wb") as test:
         for unit in plan.units:
             for block in blocks_of(plan, unit.index, checked.work):
                 for raw in block:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from sftdata import formats
+from sftdata.durable import durable
 from sftdata.pipeline.stages import blocks_of
 from sftdata.pipeline.workshop import Workshop, open_workshop
 from sftdata.records import DocFlag, RawRecord, Rejection
@@ -66,7 +67,8 @@ def write_report(checked: Checked, result: Any, path: Path) -> None:
         "failed": [one.code for one in result.statuses if one.status == "failed"],
         "skipped": [(", ".join(codes), why) for why, codes in reasons.items()],
     }
-    path.write_text(render(report, rows, places), encoding="utf-8")
+    with durable(path) as (name,):
+        name.write_text(render(report, rows, places), encoding="utf-8")
 
 
 def _rows(checked: Checked, found_in: Mapping[int, Sequence[Any]]) -> Iterator[ShownRow]:

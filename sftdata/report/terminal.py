@@ -6,6 +6,7 @@ anything. Results go to standard output, progress and hints to standard error.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -41,7 +42,7 @@ class Progress:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
-        self._tty = sys.stderr.isatty() and not quiet
+        self._tty = sys.stderr is not None and sys.stderr.isatty() and not quiet
         self._bar: RichProgress | None = None
         self._task: TaskID | None = None
         self._name, self._total, self._done = "", 0, 0
@@ -84,7 +85,7 @@ class Progress:
         if self._bar is not None:
             self._bar.console.print(text, markup=False, highlight=False)
         elif not self._quiet:
-            print(text, file=sys.stderr, flush=True)
+            _tell(text)
 
     def advance(self, records: int) -> None:
         """So many more records are done."""
@@ -101,7 +102,14 @@ class Progress:
         if self._total:
             left = (self._total - self._done) / rate if rate else 0
             line = f"{self._name}: {self._done:,} of {self._total:,} records, {rate:,.0f} a second, {left:,.0f} s left"
-        print(line, file=sys.stderr, flush=True)
+        _tell(line)
+
+
+def _tell(line: str) -> None:
+    """A line of progress; a terminal or a pipe that has gone away is no reason to end a run of hours."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            print(line, file=sys.stderr, flush=True)
 
 
 def print_summary(report: dict[str, Any], *, out: str, as_json: bool = False, unchanged: bool = False) -> None:
@@ -122,9 +130,9 @@ def print_summary(report: dict[str, Any], *, out: str, as_json: bool = False, un
         console.print(line, markup=False)
     print_findings(console, report)
     if sealed:
-        print(f"Next: sftdata verify {out}", file=sys.stderr)
+        _tell(f"Next: sftdata verify {out}")
     else:
-        print(f"Look at {out}/rejected.jsonl and {out}/report.json.", file=sys.stderr)
+        _tell(f"Look at {out}/rejected.jsonl and {out}/report.json.")
 
 
 def summary_lines(report: dict[str, Any]) -> list[str]:

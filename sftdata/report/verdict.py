@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 
+from sftdata.durable import durable
 from sftdata.errors import ConfigError, describe, nearest
 from sftdata.rules import RULES, Severity
 
@@ -220,5 +221,6 @@ def write_baseline(path: str, findings: Iterable[Located]) -> int:
     for found in findings:
         by_code.setdefault(found.code, set()).add(found.identity)
     rows = {code: sorted(identities) for code, identities in sorted(by_code.items())}
-    Path(path).write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=1) + b"\n")
+    with durable(Path(path)) as (name,):
+        name.write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=1) + b"\n")
     return sum(map(len, rows.values()))

@@ -14,7 +14,7 @@ import shutil
 import struct
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -181,9 +181,10 @@ def _made(target: Path) -> Iterator[Path]:
         raise OutputError(describe(f"it cannot be written: {error}", where=str(target), fix=fix)) from error
     finally:
         if temporary.is_dir():
-            shutil.rmtree(temporary)
-        elif temporary.exists():
-            temporary.unlink()
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            with suppress(OSError):  # what led here is the one to be seen
+                temporary.unlink()
 
 
 def _no_rows(shards: Dataset, split: str) -> ShardError:

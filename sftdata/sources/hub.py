@@ -13,11 +13,12 @@ from typing import Any
 
 import msgspec
 
+from sftdata.durable import durable
 from sftdata.errors import ConfigError, InputError, describe
 from sftdata.records import Finding
 from sftdata.sources.arrow_values import rows_of
 from sftdata.sources.items import Input, Scan
-from sftdata.sources.spool import SpoolWriter, durable, spool_path
+from sftdata.sources.spool import SpoolWriter, spool_path
 
 __all__ = ["PREFIX", "is_saved", "require", "scan"]
 
@@ -51,7 +52,7 @@ def scan(item: Input, spool: Path) -> Scan:
     dataset = _one_split(_load(item), item)
     digest = hashlib.sha256()
     size = 0
-    with durable(spool_path(spool, item)) as path:
+    with durable(spool_path(spool, item)) as (path,):
         writer = SpoolWriter(path)
         for line, raw, finding in _rows(dataset):
             digest.update(raw + b"\n")

@@ -7,8 +7,6 @@ writing and reading it. What must not: how records were found.
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,7 +17,7 @@ from sftdata.records import Finding, RawRecord
 from sftdata.sources.items import BLOCK, MAX_CHUNKS, Chunk, Input, halved
 from sftdata.sources.making import to_records
 
-__all__ = ["SpoolWriter", "Spooled", "durable", "read", "spool_path"]
+__all__ = ["SpoolWriter", "Spooled", "read", "spool_path"]
 
 Spooled = tuple[Sequence[int], list[bytes], Finding | None]
 """Records on their way into the spool: their lines, their JSON texts (or bytes), and what the source found in each."""
@@ -30,19 +28,6 @@ _SCHEMA = pa.schema([("line", pa.int64()), ("raw", pa.large_binary()), ("code", 
 def spool_path(folder: Path, item: Input, suffix: str = "arrow") -> Path:
     """Where an input's spool lies: `spool_path(work, third)` is `work/input-00003.arrow`."""
     return folder / f"input-{item.index:05d}.{suffix}"
-
-
-@contextlib.contextmanager
-def durable(path: Path) -> Iterator[Path]:
-    """A temporary name to write to; the file appears under `path` whole and on disk, or not at all."""
-    temporary = path.with_name(path.name + ".part")
-    try:
-        yield temporary
-        with temporary.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class SpoolWriter:

@@ -7,9 +7,11 @@ documents, rows and tables are told apart and read (each has its module).
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from sftdata.durable import durable
 from sftdata.errors import InputError, describe
 from sftdata.records import Finding
 from sftdata.sources import csv_rows, documents, tables
@@ -20,11 +22,11 @@ from sftdata.sources.lines import blocks
 from sftdata.sources.making import lines_of, too_long
 from sftdata.sources.opening import Hashed, peek, windows
 from sftdata.sources.sniff import HEAD, sniff
-from sftdata.sources.spool import Spooled, SpoolWriter, durable, spool_path
+from sftdata.sources.spool import Spooled, SpoolWriter, spool_path
 
 __all__ = ["scan"]
 
-_NAMED = frozenset({"csv", "parquet", "arrow"})
+_NAMED = frozenset({"csv", "tsv", "parquet", "arrow"})
 """Kinds that the name decides; JSON in all its forms is told by its content."""
 
 
@@ -40,7 +42,7 @@ def scan(item: Input, spool: Path) -> Scan:
     head, plain, whole = peek(decoded, HEAD)
     form = item.kind if item.kind in _NAMED else sniff(head, whole=whole)
     if form not in _FORMS:
-        with durable(tables.copy_path(spool, item)) as path, path.open("wb") as copy:
+        with durable(tables.copy_path(spool, item)) as (path,), path.open("wb") as copy:
             copy.writelines(plain)
         chunks, findings = tables.cut(str(tables.copy_path(spool, item)), item)
         if decoded.fault:
@@ -58,7 +60,7 @@ def scan(item: Input, spool: Path) -> Scan:
 
 def _spooled(item: Input, spool: Path, found: Iterator[Spooled]) -> list[Chunk]:
     """Write the records to the spool; their chunks."""
-    with durable(spool_path(spool, item)) as path, contextlib.closing(SpoolWriter(path)) as writer:
+    with durable(spool_path(spool, item)) as (path,), contextlib.closing(SpoolWriter(path)) as writer:
         for one in found:
             writer.add(one)
     return writer.chunks
@@ -82,5 +84,6 @@ _FORMS: dict[str, Callable[[Iterator[bytes], Container], Iterator[Spooled]]] = {
     "list": documents.list_elements,
     "values": documents.values,
     "csv": csv_rows.rows,
+    "tsv": functools.partial(csv_rows.rows, delimiter="\t"),
 }
 """How the records of a form are found; the other forms are tables."""

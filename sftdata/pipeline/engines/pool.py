@@ -21,7 +21,7 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from sftdata.errors import OutputError, SftdataError, describe
-from sftdata.pipeline.engines.worker import Job, Task, main
+from sftdata.pipeline.engines.worker import Job, Task, deaf_to_ctrl_c, main
 from sftdata.pipeline.folder import Folder
 from sftdata.pipeline.plan import Plan
 from sftdata.pipeline.store import RESUME
@@ -53,7 +53,7 @@ class Worker:
         # its parent writing for ever
         self._job = job
         self.process = context.Process(target=main, args=(theirs,), daemon=True)
-        with _no_main():
+        with _no_main(), deaf_to_ctrl_c():
             self.process.start()
         theirs.close()
         self.task: Task | None = None
