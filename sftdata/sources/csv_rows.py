@@ -1,4 +1,4 @@
-"""CSV as RFC 4180 has it: a header, then rows of text, quoted fields with line ends in them.
+"""CSV as RFC 4180 has it: a header, then rows of text, quoted fields with line ends in them; with tabs too (TSV).
 
 What lives here: rows of a stream as JSON texts, each with the line it begins at. What must not: types (every value is
 text; a field that a short row lacks is null).
@@ -26,7 +26,7 @@ class BadHeader(ValueError):
     """The header cannot be used, and so no row can."""
 
 
-def rows(windows: Iterator[bytes], container: Container) -> Iterator[Spooled]:
+def rows(windows: Iterator[bytes], container: Container, delimiter: str = ",") -> Iterator[Spooled]:
     """The rows below the header. Raises BadHeader where the header names a column twice.
 
     A row that cannot be read costs itself only; where a quote is never closed, reading goes on at the line after the
@@ -35,7 +35,7 @@ def rows(windows: Iterator[bytes], container: Container) -> Iterator[Spooled]:
     lines = _Lines(windows, container)
     csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE))
     header: list[str] | None = None
-    reader = csv.reader(lines, strict=True)
+    reader = csv.reader(lines, strict=True, delimiter=delimiter)
     while True:
         lines.begin_row()
         fault = ""
@@ -48,7 +48,7 @@ def rows(windows: Iterator[bytes], container: Container) -> Iterator[Spooled]:
             fault = str(error)
         if lines.unclosed(fault):
             lines.give_back()
-            reader = csv.reader(lines, strict=True)
+            reader = csv.reader(lines, strict=True, delimiter=delimiter)
         if not fault and lines.blank():
             continue
         if header is None:

@@ -34,7 +34,7 @@ class Input(msgspec.Struct, frozen=True):
     kind: str
     """How its records are found: `jsonl`, `json`, `csv`, `parquet`, `arrow`, `saved`, `hub` or `stream`."""
     compression: str
-    """`none`, `gzip`, `zstd` or `xz`."""
+    """`none`, `gzip`, `bzip2`, `zstd` or `xz`."""
     location: str = ""
     """Where a worker with another working directory finds it: an absolute path or a full address."""
 

@@ -16,7 +16,7 @@ from sftdata.sources import hub
 from sftdata.sources.compression import magic_compression
 from sftdata.sources.items import Input
 from sftdata.sources.opening import STDIN, filesystem, is_remote, peek, real_path, steadily, windows
-from sftdata.sources.sniff import HEAD, sniff
+from sftdata.sources.sniff import HEAD, is_prose, sniff
 
 __all__ = ["COMPRESSIONS", "KINDS", "resolve"]
 
@@ -25,13 +25,19 @@ KINDS = {
     ".ndjson": "jsonl",
     ".json": "json",
     ".csv": "csv",
+    ".tsv": "tsv",
     ".parquet": "parquet",
     ".arrow": "arrow",
     ".feather": "arrow",
 }
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".xz": "xz"}
+COMPRESSIONS = {".gz": "gzip", ".bz2": "bzip2", ".zst": "zstd", ".xz": "xz"}
 _DOUBTFUL = frozenset({"jsonl", "json", "stream"})
-_FORMS = {"lines": "jsonl", "list": "json", "values": "json"} | {name: name for name in ("csv", "parquet", "arrow")}
+_FORMS = {"lines": "jsonl", "list": "json", "values": "json"} | {
+    name: name for name in ("csv", "tsv", "parquet", "arrow")
+}
+_PROSE = frozenset({".txt", ".text", ".md", ".rst"})
+"""Names of plain text, as far as the content does not say otherwise."""
+_ARCHIVE = b"PK\x03\x04"
 _NOT_DATA = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"})
 
 
@@ -92,7 +98,19 @@ def _told_apart(item: Input) -> Input:
     compression = magic_compression(head)
     if compression != "none":
         return msgspec.structs.replace(item, compression=compression)
+    _refuse_foreign(item, head)
     return msgspec.structs.replace(item, kind=_FORMS[sniff(head, whole=whole)])
+
+
+def _refuse_foreign(item: Input, head: bytes) -> None:
+    """Raise InputError for what holds no records, but could be made to."""
+    if head.startswith(_ARCHIVE):
+        fix = "Unpack an archive; save a spreadsheet as CSV."
+        raise InputError(describe("a zip archive, or a spreadsheet", where=item.address, expected="records", fix=fix))
+    if os.path.splitext(item.address.lower())[1] in _PROSE and is_prose(head):
+        each = "jq -Rc 'select(. != \"\") | {text: .}' FILE > NEW.jsonl"
+        fix = f"Make each line a text record: {each}, or all of it one: jq -Rsc '{{text: .}}' FILE > NEW.jsonl"
+        raise InputError(describe("plain text", where=item.address, expected="a record a line", fix=fix))
 
 
 def _nothing(given: str) -> InputError:

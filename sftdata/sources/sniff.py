@@ -10,7 +10,7 @@ from typing import Any
 
 from sftdata.sources.lines import BOM
 
-__all__ = ["HEAD", "document_decoder", "ends_early", "sniff"]
+__all__ = ["HEAD", "document_decoder", "ends_early", "is_prose", "sniff"]
 
 HEAD = 1 << 20
 """Bytes that are looked at; a first line longer than that is told by its first character."""
@@ -31,8 +31,8 @@ def sniff(head: bytes, *, whole: bool) -> str:
     """The form of an input that begins with `head`; `whole` says that this is all of it.
 
     `lines` (JSON Lines), `list` (one JSON list of records), `values` (one JSON object or more, over several lines),
-    `csv`, `parquet` or `arrow`. A list on one line is a record where it is a chat, `[{"role": ...}, ...]`, and a list
-    of records else; several such lines are records each.
+    `csv`, `tsv`, `parquet` or `arrow`. A list on one line is a record where it is a chat, `[{"role": ...}, ...]`, and a
+    list of records else; several such lines are records each.
     """
     for magic, kind in _TABLES.items():
         if head.startswith(magic):
@@ -43,7 +43,22 @@ def sniff(head: bytes, *, whole: bool) -> str:
     if text[:1] == b"{":
         return _sniff_object(text, whole)
     first = text.partition(b"\n")[0]
-    return "csv" if b"," in first and b"{" not in first and _value(first) is _BROKEN else "lines"
+    if b"{" in first or _value(first) is not _BROKEN:
+        return "lines"
+    return "csv" if b"," in first else "tsv" if b"\t" in first else "lines"
+
+
+def is_prose(head: bytes) -> bool:
+    """Whether a file that begins with `head` is plain text: no line of it is JSON, and the first is no header.
+
+    >>> is_prose(b"It began in 1901, they say."), is_prose(b"question,answer\\nQ,A"), is_prose(b'{"text": "T"}')
+    (True, False, False)
+    """
+    lines = [line for line in head.removeprefix(BOM).split(b"\n")[:_LOOKED_AT] if line.strip()]
+    if not lines or any(line.lstrip()[:1] in (b"{", b"[") or _value(line) is not _BROKEN for line in lines):
+        return False
+    fields = lines[0].strip().replace(b"\t", b",").split(b",")
+    return len(fields) == 1 or any(b" " in field.strip() or not field.strip() for field in fields)
 
 
 _BROKEN = object()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import hashlib
 import json
 import lzma
 import random
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 import zstandard
 
+from sftdata.sources.compression import Decoded
 from tests.sources.reading import ReadWhole, codes
 
 _CHANCE = random.Random(5)
@@ -21,9 +24,22 @@ VALUES: list[dict[str, Any]] = [{"n": index, "text": _CHANCE.randbytes(20).hex()
 LINES = [json.dumps(value).encode() for value in VALUES]
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     ".gz": gzip.compress,
+    ".bz2": lambda plain: bz2.compress(plain, 1),
     ".zst": zstandard.ZstdCompressor(write_checksum=True).compress,
     ".xz": lambda plain: lzma.compress(plain, preset=0),
 }
+
+
+def test_a_few_bytes_of_bzip2_that_stand_for_many_are_handed_out_in_pieces() -> None:
+    small = bz2.compress(b"\0" * (1 << 27))
+    assert len(small) < 200
+    tracemalloc.start()
+    try:
+        assert sum(map(len, Decoded([small], "bzip2"))) == 1 << 27
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 23
 
 
 @pytest.mark.parametrize("compression", COMPRESS)

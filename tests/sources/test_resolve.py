@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from pathlib import Path
 
 import fsspec
@@ -101,6 +102,8 @@ def test_a_file_address_is_a_path(tree: Path) -> None:
         ("a.ndjson.zst", "jsonl", "zstd"),
         ("a.json.xz", "json", "xz"),
         ("s3://b/a.csv", "csv", "none"),
+        ("a.tsv", "tsv", "none"),
+        ("a.csv.bz2", "csv", "bzip2"),
         ("a.parquet", "parquet", "none"),
         ("a.feather", "arrow", "none"),
         ("a.arrow", "arrow", "none"),
@@ -113,10 +116,35 @@ def test_names_tell_kinds(name: str, kind: str, compression: str) -> None:
 
 
 def test_a_file_of_unknown_name_is_told_by_its_content(tmp_path: Path) -> None:
-    for content, kind in ((b'{"a": 1}\n', "jsonl"), (b'[{"a": 1}]', "json"), (b"a,b\n1,2\n", "csv")):
+    for content, kind in (
+        (b'{"a": 1}\n', "jsonl"),
+        (b'[{"a": 1}]', "json"),
+        (b"a,b\n1,2\n", "csv"),
+        (b"a\tb\n1\t2\n", "tsv"),
+    ):
         path = tmp_path / "data.txt"
         path.write_bytes(content)
         assert sources.resolve([str(path)])[0].kind == kind
+
+
+@pytest.mark.parametrize(
+    "content", [b"Anarchism\n\nIt is old, they say.\n", b"It began in 1901, they say.", b"\xef\xbb\xbfOne"]
+)
+@pytest.mark.parametrize("name", ["wiki.txt", "README.md"])
+def test_plain_text_is_refused_with_the_ways_to_make_it_records(name: str, content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="plain text") as caught:
+        sources.resolve([str(path)])
+    assert "jq -Rc" in str(caught.value)
+
+
+def test_an_archive_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.jsonl", "{}")
+    with pytest.raises(InputError, match="zip archive"):
+        sources.resolve([str(path)])
 
 
 def test_remote_files_are_found_and_read_like_local_ones(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
 import gzip
 import hashlib
@@ -11,6 +12,7 @@ import json
 import lzma
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +46,9 @@ def _objects(records: list[dict[str, Any]]) -> bytes:
     return "\n".join(json.dumps(record, indent=1) for record in records).encode()
 
 
-def _csv(records: list[dict[str, Any]]) -> bytes:
+def _csv(records: list[dict[str, Any]], delimiter: str = ",") -> bytes:
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(records[0]))
+    writer = csv.DictWriter(text, list(records[0]), delimiter=delimiter)
     writer.writeheader()
     writer.writerows(records)
     return text.getvalue().encode()
@@ -89,6 +91,7 @@ KINDS: dict[str, tuple[str, Callable[[list[dict[str, Any]]], bytes], list[int]]]
     "list on one line": (".json", lambda records: json.dumps(records).encode(), [1] * len(ROWS)),
     "objects over several lines": (".json", _objects, [4 * row - 3 for row in ROWS]),
     "csv": (".csv", _csv, _csv_lines()),
+    "tsv": (".tsv", partial(_csv, delimiter="\t"), _csv_lines()),
     "parquet": (".parquet", _parquet, ROWS),
     "feather": (".feather", _feather, ROWS),
     "arrow stream": (".arrow", _stream, ROWS),
@@ -96,6 +99,7 @@ KINDS: dict[str, tuple[str, Callable[[list[dict[str, Any]]], bytes], list[int]]]
 COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
     "": lambda plain: plain,
     ".gz": gzip.compress,
+    ".bz2": bz2.compress,
     ".zst": zstandard.compress,
     ".xz": lzma.compress,
 }
