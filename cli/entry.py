@@ -20,6 +20,7 @@ def enter(module: str) -> NoReturn:
     def work() -> int:
         from sftdata_cli.exits import exit_code
 
-        return exit_code(importlib.import_module(module).command)
+        code: int = exit_code(importlib.import_module(module).command)
+        return code
 
     sys.exit(interruptible(work))

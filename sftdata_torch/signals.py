@@ -1,6 +1,6 @@
 """Signals that end a run between two steps, and reader processes that leave them to the run.
 
-What lives here: who listens to SIGTERM and SIGINT. What must not: what is done then.
+What lives here: who listens to SIGTERM, SIGINT and SIGHUP. What must not: what is done then.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from typing import Any
 
 __all__ = ["leave_signals_to_parent", "noted_signals"]
 
-_ENDING = (signal.SIGTERM, signal.SIGINT)
+_ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
 
 
 @contextmanager
 def noted_signals() -> Iterator[list[int]]:
-    """A list in which SIGTERM and SIGINT are noted inside; a second SIGINT ends the process as it would have.
+    """A list in which SIGTERM, SIGINT and SIGHUP are noted inside; a second SIGINT ends the process as it would have.
+
+    What is ignored, as nohup has SIGHUP, stays so.
 
     Outside the main thread, where Python takes no handlers, the list stays empty.
     """
@@ -34,8 +36,14 @@ def noted_signals() -> Iterator[list[int]]:
         if number == signal.SIGINT:
             signal.signal(number, before[number])
 
-    before: dict[int, Any] = {number: signal.signal(number, note) for number in _ENDING}
+    before: dict[int, Any] = {
+        number: signal.getsignal(number)
+        for number in _ENDING
+        if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN
+    }
     try:
+        for number in before:
+            signal.signal(number, note)
         yield received
     finally:
         for number, handler in before.items():

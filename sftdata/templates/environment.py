@@ -206,7 +206,9 @@ class Template:
         Raises
         ------
         TemplateError
-            Whatever goes wrong in the template, and nothing else.
+            Whatever goes wrong in the template.
+        MemoryError
+            The machine has no more: what a template may take is limited, so this says nothing about the record.
         """
         inputs = {
             "messages": messages,
@@ -218,6 +220,8 @@ class Template:
         context = self._context(inputs)
         try:
             return _collect(self._root(context), context.budget)
+        except MemoryError:
+            raise
         except Exception as error:
             raise self._explain(error) from error
 
@@ -250,6 +254,8 @@ class Template:
         context.opening, context.closing = set_marks(plain)
         try:
             marked = _collect(self._root(context), context.budget)
+        except MemoryError:
+            raise
         except Exception as error:
             raise self._explain(error) from error
         text, spans = take_marks(marked, context.opening, context.closing)
@@ -283,7 +289,7 @@ def _classify(error: Exception) -> tuple[type[TemplateError], str]:
     detail = " ".join(str(error)[:LONGEST_DETAIL].split())
     if isinstance(error, LimitReached):
         return TemplateLimitError, f"the template {detail}"
-    if isinstance(error, (RecursionError, MemoryError, OverflowError)):
+    if isinstance(error, (RecursionError, OverflowError)):
         return TemplateLimitError, f"the template ran into {type(error).__name__}"
     if isinstance(error, SecurityError):
         return TemplateSecurityError, detail

@@ -183,6 +183,8 @@ def choose_engine(vocabulary: Vocabulary, choice: str, *, tested: bool = False) 
         why = "the package fastokens is not installed"
     except EngineMismatch as error:
         why = str(error)
+    except MemoryError:  # the machine's, which has nothing to do with the tokenizer; a later run may have enough
+        raise
     except Exception as error:  # noqa: BLE001 - whatever a foreign engine raises, the reference can do the work
         why = f"it cannot load this tokenizer ({str(error)[:120]})"
     else:

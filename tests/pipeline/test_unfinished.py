@@ -12,6 +12,7 @@ import pytest
 from sftdata.config import PrepareConfig, build_config
 from sftdata.pipeline import copies
 from sftdata.pipeline.check import Checked, check
+from sftdata.pipeline.repair import as_json
 from tests.pipeline.runs import chat, write_lines
 
 
@@ -47,7 +48,7 @@ def test_a_split_that_is_interrupted_leaves_no_part_of_a_dataset(
         return copies.split(asked, out, share="10", by="hash", near=False, seed=0)
 
     with monkeypatch.context() as patch:
-        patch.setattr(copies, "as_json", stopping(copies.as_json, 20))
+        patch.setattr(copies, "as_json", stopping(as_json, 20))
         with pytest.raises(Stopped):
             split()
     assert list(out.iterdir()) == []

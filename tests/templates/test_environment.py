@@ -257,3 +257,15 @@ def test_many_messages_may_each_look_at_all_others() -> None:
 def test_a_breach_is_told_apart_from_a_mistake() -> None:
     with pytest.raises(TemplateSecurityError):
         show("{{ ''.__class__.__mro__ }}")
+
+
+def test_want_of_memory_is_no_fault_of_the_template_or_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    def starved(*_: object) -> str:
+        raise MemoryError
+
+    template = build("{% generation %}x{% endgeneration %}")
+    monkeypatch.setattr("sftdata.templates.environment._collect", starved)
+    with pytest.raises(MemoryError):
+        template.render(CHAT, add_generation_prompt=False)
+    with pytest.raises(MemoryError):
+        template.render_spans(CHAT, add_generation_prompt=False)

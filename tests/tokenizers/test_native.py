@@ -7,6 +7,7 @@ import signal
 
 import pytest
 
+from sftdata.tokenizers import engines, load_files, load_vocabulary
 from sftdata.tokenizers.native import NativeError, held
 
 
@@ -46,3 +47,12 @@ def test_a_signal_that_comes_in_native_code_is_no_failure_of_it() -> None:
             held(os.kill, os.getpid(), signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_want_of_memory_does_not_choose_another_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    def starved(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(engines, "FastEngine", starved)
+    with pytest.raises(MemoryError):
+        engines.choose_engine(load_vocabulary(load_files("builtin")), "auto")
