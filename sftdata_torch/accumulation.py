@@ -36,7 +36,7 @@ def accumulate(
     divide by anything.
     """
     world = dist.get_world_size() if dist.is_initialized() else 1
-    total = max(global_targets(micro_batches, device), 1)
+    total = global_targets(micro_batches, device).clamp(min=1)
     losses = []
     for at, batch in enumerate(micro_batches):
         moved = on_device(batch, device)
@@ -50,14 +50,13 @@ def accumulate(
     return step_loss
 
 
-def global_targets(micro_batches: Sequence[Batch], device: torch.device | str) -> int:
-    """How many trained targets the micro-batches of all ranks hold together."""
+def global_targets(micro_batches: Sequence[Batch], device: torch.device | str) -> torch.Tensor:
+    """How many trained targets the micro-batches of all ranks hold together, int64 0-d on `device`: nobody waits."""
     count = sum(batch["num_target_tokens"] for batch in micro_batches)
-    if not dist.is_initialized():
-        return int(count)
-    shared = torch.tensor(count, device=device)
-    dist.all_reduce(shared)
-    return int(shared)
+    shared = torch.full((), count, dtype=torch.int64, device=device)
+    if dist.is_initialized():
+        dist.all_reduce(shared)
+    return shared
 
 
 def on_device(batch: Batch, device: torch.device | str) -> Batch:

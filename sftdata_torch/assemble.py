@@ -118,7 +118,8 @@ def join_processes() -> Iterator[torch.device]:
         torch.cuda.set_device(device)
     mine = dist.is_available() and dist.is_torchelastic_launched() and not dist.is_initialized()
     if mine:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        cuda = device.type == "cuda"
+        dist.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None)
     try:
         yield device
     finally:

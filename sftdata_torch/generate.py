@@ -103,7 +103,7 @@ def generate_replies(
     )
     replies: dict[int, Reply] = {}
     by_length = sorted(range(len(prompts)), key=lambda at: len(prompts[at].ids))
-    with _generating(model), torch.random.fork_rng():
+    with _generating(model), torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(sampling.seed)
         for low in range(0, len(by_length), batch_size):
             chosen = by_length[low : low + batch_size]

@@ -55,7 +55,7 @@ def assert_packing_isolated(model: nn.Module, batch: Batch, *, tolerance: float 
     counts of targets are left aside. The model is called as in training, since what it hands on to its decoder is
     half of the question, but its head sees one token; in eval mode and without gradients. Its mode and all random
     states are the same afterwards. `tolerance` is relative to the
-    move of the changed documents (default 1e-5 in float32, 1e-2 in half precision).
+    move of the changed documents (default 1e-5 in float32, 1e-2 in half precision and under its autocast).
 
     Raises PackingLeakError with the cause; ConfigError where the batch cannot show anything.
     """
@@ -160,7 +160,9 @@ def _respond(model: nn.Module, batch: Batch, documents: torch.Tensor) -> tuple[_
         moved = (after - before).abs().float().amax(-1).view(changed.shape)
         own.append(moved[changed].max())
         others.append(moved[~changed].max())
-    return _Response(float(torch.stack(own).min()), float(torch.stack(others).max())), before.dtype
+    kind = ids.device.type
+    computed = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else before.dtype
+    return _Response(float(torch.stack(own).min()), float(torch.stack(others).max())), computed
 
 
 def _hidden(model: nn.Module, batch: Batch) -> torch.Tensor:

@@ -68,7 +68,7 @@ def train_step(
     """
     world = dist.get_world_size() if dist.is_initialized() else 1
     releases = isinstance(optimizer, ReleasingOptimizer)
-    total = global_targets(micro_batches, device)
+    targets = global_targets(micro_batches, device)
     sums, hits = [], []
     for at, batch in enumerate(micro_batches):
         moved = on_device(batch, device)
@@ -79,17 +79,17 @@ def train_step(
             hits.append(correct)
             if releases and not math.isfinite(sums[-1]):  # its backward pass is its update
                 raise _not_finite(sums, math.nan)
-            (nll * (world / max(total, 1))).backward()
+            (nll * world / targets.clamp(min=1)).backward()
     totals = torch.stack([torch.stack(sums).double().sum(), torch.stack(hits).double().sum()])
     if world > 1:
         dist.all_reduce(totals)
     norm = torch.full_like(totals[0], math.nan) if releases else _clip(model, clip).to(totals.dtype)
-    loss, hit, length = torch.stack([*totals, norm]).tolist()
+    loss, hit, length, count = torch.stack([*totals, norm, targets]).tolist()
     if not math.isfinite(loss) or not (releases or math.isfinite(length)):
         raise _not_finite(sums, loss)
     optimizer.step()
     optimizer.zero_grad()
-    return StepResult(loss / max(total, 1), hit / max(total, 1), total, length)
+    return StepResult(loss / max(count, 1), hit / max(count, 1), int(count), length)
 
 
 def _clip(model: nn.Module, most: float | None) -> torch.Tensor:

@@ -206,6 +206,18 @@ def test_attention_that_reads_no_bounds_is_named():
         assert_packing_isolated(tiny("llama", "deaf"), BATCH)
 
 
+def test_rounding_of_half_precision_is_no_leak_and_the_same_move_in_float32_is():
+    """Under autocast the hidden states come in float32, whatever their products were made in."""
+    model = tiny("llama", PACKED)
+    means = []
+    model.get_input_embeddings().register_forward_hook(lambda module, given, out: means.append(given[0].float().mean()))
+    model.get_decoder().norm.register_forward_hook(lambda module, given, out: out + 1e-3 * means[-1])
+    with pytest.raises(PackingLeakError):
+        assert_packing_isolated(model, BATCH)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_packing_isolated(model, BATCH)
+
+
 def test_leak_backwards_is_found():
     class Backwards(torch.nn.Module):
         def __init__(self) -> None:

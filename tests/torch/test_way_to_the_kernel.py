@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.optim import SGD
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sftdata_torch.attention import register_attention
 from sftdata_torch.collate import PackedCollator
 from sftdata_torch.head import LossModel
-from sftdata_torch.modes import SteadyCollator, compile_layers, decoder_layers
-from sftdata_torch.optim import make_optimizer
+from sftdata_torch.modes import MODES, SteadyCollator, apply_mode, compile_layers, decoder_layers
+from sftdata_torch.optim import ReleasingOptimizer, make_optimizer
 from sftdata_torch.step import train_step
 from tests.torch.kernel import kernel_on_cpu
 from tests.torch.packs import row
@@ -51,6 +53,49 @@ def test_what_the_kernel_cannot_do_goes_the_exact_way(kernel_on_cpu):
     with torch.no_grad():
         LossModel(made("llama", PACKED))(PackedCollator()(ROWS))  # in float32
     assert kernel_on_cpu.count == 0
+
+
+class Waits(TorchDispatchMode):
+    """Notes every operation that on a GPU would make the processor wait for it."""
+
+    SIZED_BY_VALUES = ("aten::nonzero", "aten::masked_select", "aten::_unique2", "aten::repeat_interleave.Tensor")
+
+    def __init__(self, monkeypatch):
+        super().__init__()
+        self.seen = []
+        for name in ("tolist", "cpu", "numpy"):
+            monkeypatch.setattr(torch.Tensor, name, self._noting(name, getattr(torch.Tensor, name)))
+
+    def _noting(self, name, method):
+        def noted(*given, **more):
+            self.seen.append(name)
+            return method(*given, **more)
+
+        return noted
+
+    def __torch_dispatch__(self, function, types, given=(), more=None):
+        name = function.name()
+        indices = given[1] if name.startswith(("aten::index.", "aten::index_put")) else ()
+        chosen = any(index is not None and index.dtype == torch.bool for index in indices)
+        if name == "aten::_local_scalar_dense" or name in self.SIZED_BY_VALUES or chosen:
+            self.seen.append(name)
+        return function(*given, **(more or {}))
+
+
+@pytest.mark.parametrize("mode", ["fast", "lean", "min"])
+@pytest.mark.parametrize("family", ["qwen2", "gemma3", "mixtral"])
+def test_a_step_waits_for_the_device_once(family, mode, kernel_on_cpu, monkeypatch):
+    """Before the update, for loss and gradient; with gradients released also before the backward pass, for the loss."""
+    model = made(family, PACKED).train()
+    apply_mode(model, MODES[mode])
+    releases = MODES[mode].release
+    optimizer = ReleasingOptimizer(model.parameters(), SGD, 0.0) if releases else SGD(model.parameters())
+    batches = [PackedCollator()(ROWS[at:]) for at in range(1 if releases else 2)]
+    with Waits(monkeypatch) as waits:
+        clip = None if releases else 1.0
+        train_step(LossModel(model), optimizer, batches, device=CPU, autocast=torch.bfloat16, clip=clip)
+    ours = [name for name in waits.seen if family != "mixtral" or name == "tolist"]  # its experts wait by themselves
+    assert ours == ["aten::_local_scalar_dense"] * (releases and family != "mixtral") + ["tolist"]
 
 
 class Compilations:
