@@ -1,6 +1,6 @@
 """Rules about what conversations say: pure functions from a `Conversation` to findings, cheap enough for every row.
 
-    examine(conversation) ─► findings of SFT003, 005–007, 010, 111, 121, 706–710, 714
+    examine(conversation) ─► findings of SFT003, 005–007, 010, 111, 121, 706–710, 714–716
 
 What lives here: the list of checks and the loop over them. What must not: files, tokens, other records.
 """
@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from sftdata.checks.characters import odd_characters
 from sftdata.checks.endings import cut_replies
+from sftdata.checks.media import placeheld
 from sftdata.checks.placeholders import unfilled
 from sftdata.checks.refusals import refusals
 from sftdata.checks.repetition import loops
 from sftdata.checks.scripts import other_script
 from sftdata.checks.secrets import secrets
+from sftdata.checks.spelled_chats import spelled
 from sftdata.checks.structure import structure
 from sftdata.records import Conversation, Finding
 
@@ -25,6 +27,8 @@ CHECKS = {
     "secrets": secrets,
     "refusals": refusals,
     "placeholders": unfilled,
+    "spelled chats": spelled,
+    "media": placeheld,
     "repetition": loops,
     "scripts": other_script,
     "endings": cut_replies,
@@ -34,7 +38,7 @@ CHECKS = {
 CODES = frozenset(
     [
         *("SFT003", "SFT005", "SFT006", "SFT007", "SFT010", "SFT111", "SFT121"),
-        *("SFT706", "SFT707", "SFT708", "SFT709", "SFT710", "SFT714"),
+        *("SFT706", "SFT707", "SFT708", "SFT709", "SFT710", "SFT714", "SFT715", "SFT716"),
     ]
 )
 """The rules that they look for."""

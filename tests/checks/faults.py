@@ -282,6 +282,18 @@ CASES: tuple[Case, ...] = (
     ),
     reply("SFT712", "a think tag without its end", "<think>hm Hello", "<think>hm</think>Hello"),
     reply("SFT714", "an unfilled placeholder", "I am {{name}}.", "Write `{{name}}` in the template."),
+    Case(
+        "SFT715",
+        "a chat written out in a text",
+        lines({"text": "### Human: Hi### Assistant: Hello"}),
+        lines({"text": "He asked: Human? I am your Assistant: a clerk."}),
+    ),
+    Case(
+        "SFT716",
+        "a picture that is not there",
+        lines(chat("<image>\nWhat is this?", "A cat.")),
+        lines(chat("What does `<image>` mean in a feed?", "A picture.")),
+    ),
 )
 """Rules that `check` can find in data. Those found before the first record, in templates and shards have suites of
 their own."""
