@@ -4,9 +4,11 @@
     python -m benchmarks.gpu --smoke                         (a tiny model, on the CPU: that it runs, not how fast)
 
 Needs torch, transformers, numpy, pyarrow, msgspec, `sftdata.shards` and `sftdata_torch`; TRL, datasets and flashoptim
-where they are installed, else their lines say what is missing. Weights are random: speed and memory do not depend on
-them. Tokens/s counts real tokens. MFU is (6 N + 6 L q Σlen²/Σlen) · tokens/s over 989 TFLOP/s, N all matrix weights
-with the head; beside it the same over the matmul rate measured here; `done` counts the head for projected rows only.
+where they are installed, else their lines say what is missing. A line is printed, and `--out` written, as soon as it is
+measured; a case that fails, or for which no time is left, is a line that says so. Weights are random: speed and memory
+do not depend on them. Tokens/s counts real tokens. MFU is (6 N + 6 L q Σlen²/Σlen) · tokens/s over 989 TFLOP/s, N all
+matrix weights with the head; beside it the same over the matmul rate measured here; `done` counts the head for
+projected rows only.
 """
 
 from __future__ import annotations
@@ -15,10 +17,11 @@ import argparse
 import gc
 import importlib.util
 import json
+import os
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,44 +92,53 @@ def measure(bench: Bench, case: Case) -> dict[str, Any]:
     missing = [name for name in case.needs if importlib.util.find_spec(name) is None]
     if missing:
         return {"case": case.name, "gap": f"{', '.join(missing)} is not installed"}
+    if time.perf_counter() > bench.until:
+        return {"case": case.name, "gap": "no time left (--minutes)"}
     try:
         run = case.go(bench)
-    except (RuntimeError, TypeError, ValueError) as error:  # out of memory, or a library that moved: the rest goes on
-        return {"case": case.name, "gap": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
+    except Exception as error:  # noqa: BLE001  # out of memory, or a library that moved: the rest goes on
+        first = next(iter(str(error).splitlines()), "")
+        return {"case": case.name, "gap": f"{type(error).__name__}: {first[:200]}"}
     finally:
         gc.collect()
         torch.compiler.reset()
         if bench.device.type == "cuda":
             torch.cuda.empty_cache()
-    medians = [statistics.median(run.seconds[at * bench.steps : (at + 1) * bench.steps]) for at in range(bench.repeats)]
+    if not run.seconds:
+        return {"case": case.name, "gap": "no time left (--minutes)"}
+    cuts = range(0, len(run.seconds), bench.steps)
+    medians = [statistics.median(run.seconds[at : at + bench.steps]) for at in cuts]
     speed = bench.bins * bench.capacity / statistics.median(medians)
     peak = {"allocated_gib": run.allocated / 2**30, "reserved_gib": run.reserved / 2**30}
-    return {"case": case.name, "tokens_per_second": speed, **peak, "losses": run.losses}
+    numbers = {"tokens_per_second": speed, "steps": len(run.seconds), **peak, "losses": run.losses}
+    return {"case": case.name, **numbers}
 
 
-def show(bench: Bench, size: ModelSize, rate: float, results: Sequence[dict[str, Any]]) -> None:
-    """The table, and the losses of both trainers over each other."""
+HEADER = f"{'':<24}{'tokens/s':>11}{'MFU 989':>9}{'measured':>9}{'done':>7}{'peak GiB':>10}{'reserved':>10}{'plan':>8}"
+
+
+def line(bench: Bench, size: ModelSize, rate: float, case: Case, result: Mapping[str, Any]) -> str:
+    """A row of the table."""
+    if "gap" in result:
+        return f"{case.name:<24}{result['gap']}"
     with_head, done = operations(size, bench)
-    print(
-        f"{'':<24}{'tokens/s':>11}{'MFU 989':>9}{'measured':>9}{'done':>7}{'peak GiB':>10}{'reserved':>10}{'plan':>8}"
+    speed = result["tokens_per_second"]
+    shares = (with_head * speed / DATASHEET, with_head * speed / rate, done * speed / DATASHEET)
+    text = f"{shares[0]:>9.1%}{shares[1]:>9.1%}{shares[2]:>7.1%}"
+    return (
+        f"{case.name:<24}{speed:>11,.0f}{text}{result['allocated_gib']:>10.2f}{result['reserved_gib']:>10.2f}"
+        f"{_planned(bench, size, case):>8}"
     )
-    for case, result in zip(CASES, results, strict=True):
-        if "gap" in result:
-            print(f"{case.name:<24}{result['gap']}")
-            continue
-        speed = result["tokens_per_second"]
-        shares = (with_head * speed / DATASHEET, with_head * speed / rate, done * speed / DATASHEET)
-        text = f"{shares[0]:>9.1%}{shares[1]:>9.1%}{shares[2]:>7.1%}"
-        print(
-            f"{case.name:<24}{speed:>11,.0f}{text}{result['allocated_gib']:>10.2f}{result['reserved_gib']:>10.2f}"
-            f"{_planned(bench, size, case):>8}"
-        )
-    curves = {result["case"]: result["losses"] for result in results if "losses" in result}
-    if "TRL, no checkpointing" in curves:
-        pairs = list(zip(curves["+ chunked head (fast)"], curves["TRL, no checkpointing"], strict=False))
-        print(
-            f"losses over each other: largest difference {max(abs(a - b) for a, b in pairs):.1e} in {len(pairs)} steps"
-        )
+
+
+def overlaid(curves: Mapping[str, list[float]]) -> str | None:
+    """The losses of both trainers over each other; None where one of them has no line."""
+    names = ("+ chunked head (fast)", "TRL, no checkpointing")
+    if any(name not in curves for name in names):
+        return None
+    pairs = list(zip(*(curves[name] for name in names), strict=False))
+    largest = max(abs(ours - theirs) for ours, theirs in pairs)
+    return f"losses over each other: largest difference {largest:.1e} in {len(pairs)} steps"
 
 
 def _planned(bench: Bench, size: ModelSize, case: Case) -> str:
@@ -148,7 +160,8 @@ def set_up(folder: Path, given: argparse.Namespace) -> Bench:
     write_set(folder, capacity * bins * (warmup + steps * repeats), capacity=capacity, vocab=vocab)
     model = "tiny" if smoke else given.model
     dataset = PackedDataset(folder, seed=None)
-    return Bench(model, vocab, folder, dataset, device, bins, warmup, steps, repeats, capacity)
+    until = time.perf_counter() + 60 * given.minutes
+    return Bench(model, vocab, folder, dataset, device, bins, warmup, steps, repeats, capacity, until)
 
 
 def main() -> None:
@@ -156,9 +169,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=["0.5b", "1.5b"], default="0.5b")
     parser.add_argument("--tokens", type=int, default=16384, help="of a micro-batch")
+    parser.add_argument("--minutes", type=float, default=9.0, help="no step is begun after so long (default 9)")
     parser.add_argument("--smoke", action="store_true", help="a tiny model on the CPU, without compilation")
     parser.add_argument("--out", type=Path, help="all numbers as JSON")
     given = parser.parse_args()
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # TRL would spread over all GPUs
     if not given.smoke and not torch.cuda.is_available():
         raise SystemExit("there is no GPU here: --smoke runs a tiny model on the CPU")
     with tempfile.TemporaryDirectory() as folder:
@@ -174,14 +189,19 @@ def main() -> None:
         print(
             f"{check_head(bench.device)}\nmatmul {rate / 1e12:.1f} TFLOP/s; packed documents are isolated", flush=True
         )
-        results = []
+        print(HEADER, flush=True)
+        results: list[dict[str, Any]] = []
         for case in CASES:
             skipped = given.smoke and case.compiles
-            results.append({"case": case.name, "gap": "not in a smoke test"} if skipped else measure(bench, case))
-            print(f"... {case.name}: {results[-1].get('gap', 'done')}", flush=True)
-        show(bench, size, rate, results)
-    if given.out:
-        given.out.write_text(json.dumps({"device": name, "model": given.model, "cases": results}, indent=1))
+            result = {"case": case.name, "gap": "not in a smoke test"} if skipped else measure(bench, case)
+            print(line(bench, size, rate, case, result), flush=True)
+            results.append(result)
+            if given.out:
+                about = {"device": name, "torch": torch.__version__, "model": given.model, "cases": results}
+                given.out.write_text(json.dumps(about, indent=1))
+        compared = overlaid({each["case"]: each["losses"] for each in results if "losses" in each})
+        if compared:
+            print(compared, flush=True)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,8 @@ class Bench(NamedTuple):
     steps: int
     repeats: int
     capacity: int
+    until: float
+    """On the clock of `time.perf_counter`: no step begins after it."""
 
 
 class Run(NamedTuple):
@@ -109,12 +111,14 @@ def batches(bench: Bench, collate: Callable[[Sequence[Any]], Batch]) -> Iterator
 
 
 def timed(bench: Bench, step: Callable[[int], float]) -> Run:
-    """Warm up, then measure; every step ends with the device idle."""
+    """Warm up, then measure while there is time; every step ends with the device idle."""
     losses = [step(at) for at in range(bench.warmup)]
     _reset_peak(bench.device)
-    seconds = []
+    seconds: list[float] = []
     for at in range(bench.warmup, bench.warmup + bench.steps * bench.repeats):
         began = time.perf_counter()
+        if began > bench.until:
+            break
         losses.append(step(at))
         wait(bench.device)
         seconds.append(time.perf_counter() - began)
@@ -200,9 +204,10 @@ def _clock(bench: Bench) -> Any:
         def __init__(self) -> None:
             self.ends: list[float] = []
 
-        def on_step_end(self, *given: Any, **more: Any) -> None:  # noqa: ARG002
+        def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:  # noqa: ARG002
             wait(bench.device)
             self.ends.append(time.perf_counter())
+            control.should_training_stop |= self.ends[-1] > bench.until
             if len(self.ends) == bench.warmup:
                 _reset_peak(bench.device)
 
