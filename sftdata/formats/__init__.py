@@ -19,7 +19,7 @@ from sftdata.formats.detection import detect, preference
 from sftdata.formats.encoded import decoded_turns
 from sftdata.formats.options import FORMAT_NAMES, FormatOptions
 from sftdata.formats.reasoning import join_think, split_think
-from sftdata.formats.registry import dataset_info
+from sftdata.formats.registry import dataset_info, entry_of
 from sftdata.formats.writing import to_messages
 from sftdata.records import Conversation, Finding, Rejection
 
@@ -29,6 +29,7 @@ __all__ = [
     "Format",
     "FormatOptions",
     "dataset_info",
+    "entry_of",
     "join_think",
     "normalise",
     "split_think",

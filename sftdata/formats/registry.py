@@ -15,7 +15,7 @@ import msgspec
 from sftdata.errors import ConfigError, describe
 from sftdata.formats.options import FormatOptions
 
-__all__ = ["dataset_info"]
+__all__ = ["dataset_info", "entry_of"]
 
 _FORMATS = {"alpaca": "auto", "sharegpt": "sharegpt", "openai": "messages"}
 """Its default is `alpaca`, and an entry that says nothing may still hold pairs or texts: those are recognised."""
@@ -54,6 +54,32 @@ def dataset_info(path: str | Path) -> dict[str, tuple[str, FormatOptions]]:
         for name, entry in entries.items()
         if _address(entry)
     }
+
+
+def entry_of(address: str, entries: Mapping[str, tuple[str, FormatOptions]]) -> FormatOptions | None:
+    """How to read the data at `address`: the options of the entry that names it, or a folder that it lies in.
+
+    The longest name counts. Raises ConfigError where two entries with different options share that name.
+
+    >>> entry_of("data/my_a.json", {"a": ("a.json", FormatOptions("text"))}) is None
+    True
+    """
+    naming = {name: entry for name, entry in entries.items() if _names(entry[0], address)}
+    longest = max((len(file) for file, _ in naming.values()), default=0)
+    closest = {name: options for name, (file, options) in naming.items() if len(file) == longest}
+    first, *others = closest.items() or [("", None)]
+    for name, options in others:
+        if options != first[1]:
+            what = f"the entries {first[0]!r} and {name!r} both name it, with different columns"
+            raise ConfigError(describe(what, where=address, fix="Leave one of them in the file of --dataset-info."))
+    return first[1]
+
+
+def _names(file: str, address: str) -> bool:
+    """Whether an entry's file or data set is what lies at an address: whole parts of the path, not letters."""
+    if file.startswith("hf:"):
+        return address == file or address.startswith(f"{file}:")
+    return f"/{file.strip('/')}/" in f"/{address}/"
 
 
 def _address(entry: Mapping[str, Any]) -> str:

@@ -83,6 +83,8 @@ def _remedy(code: str, error: jsonschema_rs.ValidationError) -> str:
     field = error.kind.as_dict()["property"]
     texts = [key for key, text in value.items() if isinstance(text, str) and key not in _TURN_WORDS]
     roles = [key for key in texts if value[key] in ROLES]
+    if not roles and not {"role", "from"} & value.keys():
+        return ""
     names = roles if field in ("role", "from") else [key for key in texts if key not in roles]
     return f"If `{names[0]}` holds it: --column {shlex.quote(f'{field}={names[0]}')}." if names else ""
 

@@ -86,14 +86,15 @@ def options_by_input(plan: Plan, config: PrepareConfig) -> dict[str, FormatOptio
     common = FormatOptions(config.input_format, config.columns, config.roles)
     if config.dataset_info is None:
         return {one.item.address: common for one in plan.inputs}
-    from sftdata.formats import dataset_info
+    from sftdata.formats import dataset_info, entry_of
 
-    by_file = dict(dataset_info(config.dataset_info).values())
-    out = {}
-    for one in plan.inputs:
-        entry = next((options for file, options in by_file.items() if one.item.address.endswith(file)), None)
-        out[one.item.address] = common if entry is None else entry
-    return out
+    entries = dataset_info(config.dataset_info)
+    found = {one.item.address: entry_of(one.item.address, entries) for one in plan.inputs}
+    if plan.inputs and not any(found.values()):
+        what = f"no entry names {plan.inputs[0].item.address}"
+        fix = "Correct `file_name` in it, or leave --dataset-info out."
+        raise ConfigError(describe(what, where=config.dataset_info, fix=fix))
+    return {address: entry or common for address, entry in found.items()}
 
 
 def open_workshop(plan: Plan, loaded: tuple[TokenizerFiles, Vocabulary] | None = None) -> Workshop:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sftdata.errors import ConfigError
-from sftdata.formats import FORMAT_NAMES, FORMATS, FormatOptions, dataset_info, normalise
+from sftdata.formats import FORMAT_NAMES, FORMATS, FormatOptions, dataset_info, entry_of, normalise
 from sftdata.records import Conversation, Message, Rejection
 
 PAIR = (Message("user", "Q"), Message("assistant", "A"))
@@ -115,6 +115,39 @@ def test_a_registry_names_data_and_how_to_read_it(tmp_path: Path) -> None:
     assert normalise({"question": "Q", "reply": "A"}, entries["hub"][1]).messages == PAIR  # type: ignore[union-attr]
     turns = [{"who": "student", "said": "Q"}, {"who": "tutor", "said": "A"}]
     assert normalise({"dialog": turns}, entries["chat"][1]).messages == PAIR  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("/data/a.json", "plain"),
+        ("a.json", "plain"),
+        ("/data/my_a.json", None),
+        ("/data/a.json.gz", None),
+        ("/data/sub/a.json", "deep"),
+        ("/data/parts/x/1.jsonl", "folder"),
+        ("hf:some/set", "hub"),
+        ("hf:some/set:test", "hub"),
+        ("hf:some/settings", None),
+    ],
+)
+def test_an_entry_is_of_the_file_that_it_names_in_whole_parts(tmp_path: Path, address: str, name: str | None) -> None:
+    entries = registry(
+        tmp_path,
+        plain={"file_name": "a.json", "columns": {"prompt": "plain"}},
+        deep={"file_name": "sub/a.json", "columns": {"prompt": "deep"}},
+        folder={"file_name": "parts", "columns": {"prompt": "folder"}},
+        hub={"hf_hub_url": "some/set", "columns": {"prompt": "hub"}},
+    )
+    found = entry_of(address, entries)
+    assert (found.columns["instruction"] if found else None) == name
+
+
+def test_two_entries_of_one_file_must_agree(tmp_path: Path) -> None:
+    same = {"file_name": "a.json"}
+    assert entry_of("a.json", registry(tmp_path, one=same, two=same)) == FormatOptions()
+    with pytest.raises(ConfigError, match="'one' and 'two' both name it"):
+        entry_of("a.json", registry(tmp_path, one=same, two={**same, "formatting": "sharegpt"}))
 
 
 def test_an_entry_with_a_prompt_alone_is_a_text_unless_the_record_has_an_answer(tmp_path: Path) -> None:

@@ -90,6 +90,12 @@ def test_the_program_that_a_remedy_names_makes_the_record_readable(record: Any, 
         assert [(turn.role, str(turn.content)[0]) for turn in result.messages] == [("user", "Q"), ("assistant", "A")]
 
 
+def test_a_turn_without_any_role_is_given_no_content_either() -> None:
+    result = normalise({"conversation": [{"human": "Q", "assistant": "A"}]}, FormatOptions("sharegpt"))
+    assert isinstance(result, Rejection)
+    assert [found.fix for found in result.findings] == ["", ""]
+
+
 def test_an_unreadable_record_without_texts_has_a_remedy_too() -> None:
     records: list[dict[str, Any]] = [{}, {"a": 1}, {"a": {"b": []}}, {"\x1b[31m": "T"}, {"prompt": "Q"}]
     for record in records:
