@@ -173,10 +173,13 @@ def make_plan(
 
     `advance` is called with the records of every input that was read.
     """
-    with ThreadPoolExecutor(1) as beside:  # a second or so of loading, most of it without the interpreter's lock
+    beside = ThreadPoolExecutor(1)  # a second or so of loading, most of it without the interpreter's lock
+    try:
         chosen = beside.submit(choose_engine, serving.vocabulary, config.engine_tokenizer)
         inputs, units = read_inputs(config.inputs, spool, size=unit_bytes, advance=advance)
         engine = chosen.result()
+    finally:
+        beside.shutdown(wait=False)  # a signal does not wait for it
     plan = decided(
         Plan(
             format_version=FORMAT_VERSION,

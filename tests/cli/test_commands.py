@@ -8,13 +8,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from sftdata_cli.main import main
+from tests.pipeline.runs import HOLD, held, until
 
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "data"
 Run = Callable[..., tuple[int, str, str]]
@@ -249,18 +249,21 @@ def test_texts_stand_side_by_side_where_there_is_room() -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_check_that_is_interrupted_leaves_nothing_behind(tmp_path: Path, workers: int) -> None:
-    data, scratch = tmp_path / "chats.jsonl", tmp_path / "scratch"
+def test_a_check_that_is_interrupted_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    signs, scratch = held(tmp_path, monkeypatch), tmp_path / "scratch"
     scratch.mkdir()
-    data.write_text('{"prompt": "a", "completion": "b"}\n' * 300_000, encoding="utf-8")
+    data = tmp_path / "chats.jsonl"
+    blank = (" " * 1023 + "\n") * (33 << 10)  # 33 MiB of no record, so that there are two units
+    data.write_text(f"{json.dumps(HOLD)}\n{blank}{json.dumps(HOLD)}\n", encoding="utf-8")
     command = [sys.executable, "-m", "sftdata_cli", "check", str(data), *BUILTIN, "--workers", str(workers)]
     environment = {**os.environ, "TMPDIR": str(scratch)}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    while not list(scratch.glob("sftdata-check-*/found-*")):
-        assert process.poll() is None
-        time.sleep(0.05)
+    until(lambda: (signs / "held").exists() or process.poll() is not None)
+    assert list(scratch.glob("sftdata-check-*/found-*"))
     os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 130
     assert err.splitlines()[-1] == "interrupted by SIGINT: nothing is left behind"
     assert "Traceback" not in err

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from sftdata.config import build_config
 from sftdata.pipeline.run import run_prepare
 from sftdata.pipeline.seal import Outcome
 
-__all__ = ["ROOT", "chat", "child", "contents", "go", "long_chat", "parts", "write_lines"]
+__all__ = ["HOLD", "ROOT", "chat", "child", "contents", "go", "held", "long_chat", "parts", "until", "write_lines"]
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -52,6 +57,47 @@ def parts(folder: Path, count: int, records: int = 50) -> list[Path]:
         lines = [chat(f"What is {part} times {n}?", f"It is {part * n}. " * (1 + n % 5)) for n in range(records)]
         made.append(write_lines(folder / f"part-{part}.jsonl", lines))
     return made
+
+
+_SITE = """
+import json, os, signal, time
+from pathlib import Path
+from sftdata import formats
+normalise, signs = formats.normalise, Path(os.environ["SIGNS"])
+def act(value, options):
+    text = json.dumps(value)
+    if "wait for the signal" in text and not (signs / "free").exists():
+        (signs / "part").write_text(str(os.getpid()))
+        (signs / "part").replace(signs / "held")
+        time.sleep(100_000)
+    if "kill the worker" in text:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return normalise(value, options)
+formats.normalise = act
+"""
+HOLD = chat("Please wait for the signal", "Yes.")
+"""A record that holds the process that reads it, so that a run is still under way when the signal comes."""
+
+
+def held(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """From now on processes that are started are held by HOLD, until the file `free` is in the folder returned.
+
+    The file `held` in it is the id of the process that is.
+    """
+    signs = folder / "signs"
+    signs.mkdir()
+    (signs / "sitecustomize.py").write_text(_SITE, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(signs), str(ROOT)]))
+    monkeypatch.setenv("SIGNS", str(signs))
+    return signs
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait for what is sure to come, on however slow a machine."""
+    end = time.monotonic() + 600
+    while not holds():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.01)
 
 
 def child(inputs: list[Path], out: str | Path, **options: Any) -> subprocess.Popen[str]:

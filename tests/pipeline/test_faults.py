@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -34,7 +35,8 @@ def act(value, options):
     if "eat all memory" in text:
         os.kill(os.getpid(), signal.SIGKILL)
     if "never come back" in text:
-        time.sleep(1000)
+        open(f"{os.environ['SIGNS']}/{os.getpid()}", "w").close()
+        time.sleep(100_000)
     if "raise something" in text:
         raise KeyError("a defect")
     return normalise(value, options)
@@ -93,11 +95,35 @@ def test_with_one_worker_the_same_command_finds_the_record_that_ended_the_run(tm
 
 
 def test_a_record_that_never_ends_is_given_up(tmp_path: Path, killers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "HANG_SECONDS", 4.0)
+    signs = killers.parent
+
+    def hangs(self: pool.Pool, worker: pool.Worker) -> bool:
+        return (signs / str(worker.process.pid)).exists()
+
+    monkeypatch.setenv("SIGNS", str(signs))
+    monkeypatch.setattr(pool.Pool, "_is_silent", hangs)
     write_lines(killers, [chat("Hi", "Hello."), chat("Please never come back", "Yes."), chat("Why?", "Because.")])
     assert go(killers, tmp_path / "out", workers=2, max_reject_rate=0.5).sealed
     assert list(rejected(tmp_path / "out")) == [1]
-    assert "no answer for 4 s" in rejected(tmp_path / "out")[1]
+    assert "no answer for 300 s" in rejected(tmp_path / "out")[1]
+
+
+def test_a_worker_is_silent_for_too_long_over_a_block_and_not_over_packing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = str(tmp_path / "out")
+    plan = plan_units(config(parts(tmp_path, 1), out))
+    watching = pool.Pool(plan, Folder(out), 1)
+    worker: Any = SimpleNamespace(task=pool.Task(0, {}), count=0, heard=1000.0)
+    clock = [1000.0 + pool.HANG_SECONDS]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    assert not watching._is_silent(worker)
+    clock[0] += 1
+    assert watching._is_silent(worker)
+    worker.count = plan.units[0].records
+    assert not watching._is_silent(worker)
+    worker.task, worker.count = None, 0
+    assert not watching._is_silent(worker)
 
 
 def test_a_worker_that_somebody_killed_costs_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

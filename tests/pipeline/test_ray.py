@@ -6,7 +6,6 @@ import gzip
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from sftdata.pipeline.engines import ray as engine
 from sftdata.pipeline.folder import Folder
 from sftdata.pipeline.steps import plan_units
 from sftdata.tokenizers.engines import EngineMismatch
-from tests.pipeline.runs import ROOT, chat, child, contents, go, parts, write_lines
+from tests.pipeline.runs import ROOT, chat, child, contents, go, parts, until, write_lines
 from tests.pipeline.test_faults import killers
 from tests.pipeline.test_resume_steps import config
 
@@ -86,11 +85,9 @@ def test_a_cluster_that_loses_a_node_in_mid_run_gives_the_bytes_of_a_local_run(
     inputs[3] = packed
     go(inputs, tmp_path / "local", unit_bytes=1)
     driver = on_ray(inputs, tmp_path / "out")
-    until = time.monotonic() + 60
-    while not (signs / "node").exists() and driver.poll() is None and time.monotonic() < until:
-        time.sleep(0.02)
+    until(lambda: (signs / "node").exists() or driver.poll() is not None)
     nodes.kill((signs / "node").read_text(encoding="utf-8"))
-    _, told = driver.communicate(timeout=120)
+    _, told = driver.communicate(timeout=600)
     assert driver.returncode == 0, told
     assert contents(tmp_path / "out") == contents(tmp_path / "local")
 
@@ -99,7 +96,7 @@ def test_a_node_with_other_versions_is_refused(tmp_path: Path, signs: Path, node
     (signs / "other-version").touch()
     try:
         driver = on_ray(parts(tmp_path, 2), tmp_path / "out")
-        _, told = driver.communicate(timeout=120)
+        _, told = driver.communicate(timeout=600)
     finally:
         (signs / "other-version").unlink()
     assert driver.returncode == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,13 @@ from typing import Any
 import pytest
 
 from sftdata.config import PrepareConfig, build_config
-from sftdata.pipeline import copies
+from sftdata.pipeline import copies, run
 from sftdata.pipeline.check import Checked, check
 from sftdata.pipeline.repair import as_json
+from sftdata.pipeline.serving import settle_serving
 from tests.pipeline.runs import chat, write_lines
+
+OPTIONS = {"tokenizer": "builtin", "template": "chatml", "max_length": 256}
 
 
 class Stopped(BaseException):
@@ -93,3 +97,24 @@ def test_what_a_check_found_goes_with_it_though_nobody_took_it() -> None:
     with pytest.warns(ResourceWarning, match="Implicitly cleaning up"):
         del checked
     assert not work.exists()
+
+
+def test_a_signal_while_inputs_are_read_does_not_wait_for_the_tokenizer(
+    tmp_path: Path, asked: PrepareConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = build_config({**OPTIONS, "inputs": asked.inputs, "out": str(tmp_path / "out")})
+    ended, loaded = threading.Event(), []
+
+    def loading(*_: Any) -> None:
+        ended.wait(60)
+        loaded.append(True)
+
+    def reading(*_: Any, **__: Any) -> None:
+        raise Stopped
+
+    monkeypatch.setattr(run, "choose_engine", loading)
+    monkeypatch.setattr(run, "read_inputs", reading)
+    with pytest.raises(Stopped):
+        run.make_plan(config, "2026-01-01", settle_serving(config, "2026-01-01"), tmp_path)
+    assert not loaded
+    ended.set()

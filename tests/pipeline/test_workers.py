@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from sftdata.config import PrepareConfig, build_config
 from sftdata.errors import OutputError
 from sftdata.pipeline.check import check
 from sftdata.pipeline.engines import worker
-from tests.pipeline.runs import ROOT, chat, write_lines
+from tests.pipeline.runs import HOLD, ROOT, chat, held, until, write_lines
 
 LINUX = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system has no /proc")
 
@@ -126,36 +124,16 @@ def looked(heard: list[bool], running: Any) -> Any:
     return wait(running, return_when=FIRST_COMPLETED)
 
 
-_SITE = """
-import json, os, signal, time
-from sftdata import formats
-normalise = formats.normalise
-def act(value, options):
-    text = json.dumps(value)
-    if "wait for death" in text:
-        with open(os.environ["SIGNS"] + "/.worker", "w") as file:
-            file.write(str(os.getpid()))
-        os.replace(os.environ["SIGNS"] + "/.worker", os.environ["SIGNS"] + "/worker")
-        time.sleep(1000)
-    if "die" in text:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return normalise(value, options)
-formats.normalise = act
-"""
-"""Put where every new interpreter imports it: records that hold a worker, or kill it."""
-
-
 @pytest.fixture
 def signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(_SITE, encoding="utf-8")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), str(ROOT)]))
-    monkeypatch.setenv("SIGNS", str(tmp_path))
-    return tmp_path
+    return held(tmp_path, monkeypatch)
 
 
 def test_a_check_whose_worker_dies_says_so(signs: Path) -> None:
-    inputs = [write_lines(signs / "0.jsonl", [chat("die", "Yes.")]), write_lines(signs / "1.jsonl", [chat("a", "b")])]
+    inputs = [
+        write_lines(signs / "0.jsonl", [chat("kill the worker", "Yes.")]),
+        write_lines(signs / "1.jsonl", [chat("a", "b")]),
+    ]
     with pytest.raises(OutputError, match="a worker process died"):
         check(two_workers(inputs), unit_bytes=1)
 
@@ -171,19 +149,19 @@ check(build_config({**options, "inputs": tuple(sys.argv[1:])}), unit_bytes=1)
 
 @LINUX
 def test_workers_of_a_check_go_when_their_parent_is_killed(signs: Path) -> None:
-    inputs = [write_lines(signs / f"{n}.jsonl", [chat("wait for death", "Yes.")]) for n in range(2)]
+    inputs = [write_lines(signs / f"{n}.jsonl", [HOLD]) for n in range(2)]
     parent = subprocess.Popen([sys.executable, "-c", _CHECK, *map(str, inputs)], cwd=ROOT, stderr=subprocess.DEVNULL)
     try:
-        until(lambda: (signs / "worker").exists() or parent.poll() is not None)
-        held = int((signs / "worker").read_text(encoding="ascii"))
+        until(lambda: (signs / "held").exists() or parent.poll() is not None)
+        worker_id = int((signs / "held").read_text(encoding="ascii"))
     finally:
         parent.kill()
         parent.wait()
-    until(lambda: not Path(f"/proc/{held}").exists() or "Z (" in Path(f"/proc/{held}/status").read_text())
+    until(lambda: not runs(worker_id))
 
 
-def until(holds: Any) -> None:
-    end = time.monotonic() + 120
-    while not holds():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.02)
+def runs(process: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text(encoding="ascii")
+    except OSError:
+        return False

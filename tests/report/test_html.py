@@ -220,7 +220,7 @@ def test_a_real_browser_draws_it_without_a_complaint(any_page: Path, tmp_path: P
         ],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
         check=False,
     )
     assert "CONSOLE" not in done.stderr, done.stderr
@@ -245,7 +245,7 @@ def test_the_filter_hides_rows_of_other_rules_and_data_runs_nothing(page: Path, 
         ],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
         check=True,
     )
     shown = re.findall(r'<details class="row" data-rules="([^"]*)"(?: open="")?>', done.stdout)

@@ -20,21 +20,22 @@ import torch
 from sftdata_torch.loop import train
 from tests.torch.runs import settings
 
-PAUSE = 0.02
-"""Seconds a step takes at least, so that a signal arrives before the next one."""
 
+class Held:
+    """Waits after the step that a signal is meant for until it has been sent."""
 
-class Slow:
-    """Makes every step last."""
+    def __init__(self, step, sent):
+        self.at, self.sent = step, sent
 
     def step(self, done, total, values):
-        time.sleep(PAUSE)
+        while done == self.at and not self.sent.exists():
+            time.sleep(0.001)
 
     def note(self, text):
         print(text, flush=True)
 
 
-def child(folder, name, options):
+def child(folder, name, options, watch):
     """Fork, and train in the child, which leads a process group of its own."""
     number = os.fork()
     if number:
@@ -42,7 +43,7 @@ def child(folder, name, options):
     os.setsid()
     torch.set_num_threads(1)
     try:
-        outcome = train(settings(folder, name, **options), watch=Slow())
+        outcome = train(settings(folder, name, **options), watch=watch)
         os._exit(0 if outcome.finished else 128 + outcome.signal)
     except Exception as error:  # noqa: BLE001  # a child must never return into the parent's code
         print(f"{type(error).__name__}: {error}", flush=True)
@@ -59,12 +60,14 @@ def ends(folder, name, kills, options):
     """Exit codes of the run's children."""
     found = []
     for kill in [*kills, None]:
-        process = child(folder, name, options)
+        number, _, step = (kill or "").partition(":")
+        sent = folder / f"{name}-{kill}.sent"
+        process = child(folder, name, options, Held(int(step or 0), sent))
         if kill is not None:
-            number, _, step = kill.partition(":")
             while not reached(folder / name / "metrics.jsonl", int(step)):
                 time.sleep(0.001)
             os.killpg(process, signal.Signals[number])
+            sent.touch()
         found.append(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
     return found
 

@@ -36,20 +36,33 @@ def losses(text):
     return {int(step): float(loss) for step, loss in re.findall(r"step (\d+) loss ([0-9.]+)", text)}
 
 
+HELD = """
+import builtins, runpy, sys, time
+say, sys.argv = builtins.print, sys.argv[1:]
+def told(text, **options):
+    say(text, **options)
+    if text.startswith("step 4 "):
+        time.sleep(100_000)
+builtins.print = told
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""Runs an example and holds it at its fourth step until it is killed."""
+
+
 def test_killed_run_resumes_from_its_last_checkpoint_with_exactly_the_same_losses(
     shards, tmp_path, monkeypatch, capsys
 ):
     checkpoint = tmp_path / "checkpoint.pt"
     arguments = [str(shards), "--steps", str(STEPS), "--checkpoint"]
     process = subprocess.Popen(
-        [sys.executable, "-u", str(EXAMPLES / "plain_torch.py"), *arguments, str(checkpoint)],
+        [sys.executable, "-c", HELD, str(EXAMPLES / "plain_torch.py"), *arguments, str(checkpoint)],
         stdout=subprocess.PIPE,
         text=True,
     )
     printed = ""
     for line in process.stdout:
         printed += line
-        if line.startswith("step 4"):
+        if line.startswith("step 4 "):
             process.send_signal(signal.SIGKILL)
             break
     assert process.wait() == -signal.SIGKILL
