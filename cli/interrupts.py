@@ -6,6 +6,7 @@ opened something closes it on the way out).
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import math
 import os
@@ -57,9 +58,12 @@ class _Handlers:
         """
         if os.getpid() != self.process:  # a forked child, which has nothing of its own to put in order
             os._exit(128 + number)
-        if not self.over and time.monotonic() - self.first >= _CLEANING:
-            self.first = time.monotonic()
-            raise Interrupted(number, self)
+        if time.monotonic() - self.first < _CLEANING:
+            return
+        if self.over:
+            os._exit(128 + number)
+        self.first = time.monotonic()
+        raise Interrupted(number, self)
 
     def lost(self, number: int) -> None:
         """Somebody swallowed the exception: raise it anew a moment later, when they are done."""
@@ -114,7 +118,9 @@ def interruptible(work: Callable[[], int]) -> int:
         with contextlib.suppress(OSError):
             name = signal.Signals(stopped.number).name
             print(f"interrupted by {name}{': ' * bool(stopped.hint)}{stopped.hint}", file=sys.stderr, flush=True)
-        # whatever still runs in this process, such as a thread that loads a tokenizer, is not waited for
+        # what is to be done at an exit is done; whatever still runs in this process, such as a thread that loads a
+        # tokenizer, is not waited for, as leaving in the ordinary way would
+        atexit._run_exitfuncs()
         os._exit(128 + stopped.number)
     for number in taken:
         signal.signal(number, signal.SIG_DFL)

@@ -102,6 +102,11 @@ os.kill(me, signal.SIGINT)
     assert ended(work) == (130, "", "interrupted by SIGINT: go on so\n")
 
 
+def test_what_is_to_be_done_at_an_exit_is_done() -> None:
+    work = f"import atexit\natexit.register(print, 'left', flush=True)\nos.kill(me, signal.SIGINT)\n{FOR_EVER}"
+    assert ended(work) == (130, "left\n", "interrupted by SIGINT: go on so\n")
+
+
 def test_a_closed_terminal_that_nohup_has_ignored_stays_so() -> None:
     before = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
     assert ended("os.kill(me, signal.SIGHUP)", before=before) == (0, "done\n", "")
@@ -141,6 +146,7 @@ def left(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         raise Ended
 
     monkeypatch.setattr(os, "_exit", leave)
+    monkeypatch.setattr("atexit._run_exitfuncs", lambda: None)
     monkeypatch.setattr(sys, "argv", ["sftdata"])
     return codes
 

@@ -18,6 +18,7 @@ import pytest
 
 from sftdata.errors import InputError, OutputError
 from sftdata.pipeline.engines import pool
+from sftdata.pipeline.engines.worker import Task
 from sftdata.pipeline.folder import Folder
 from sftdata.pipeline.steps import plan_units, run_planned, seal_planned
 from sftdata.shards import verify
@@ -114,7 +115,7 @@ def test_a_worker_is_silent_for_too_long_over_a_block_and_not_over_packing(
     out = str(tmp_path / "out")
     plan = plan_units(config(parts(tmp_path, 1), out))
     watching = pool.Pool(plan, Folder(out), 1)
-    worker: Any = SimpleNamespace(task=pool.Task(0, {}), count=0, heard=1000.0)
+    worker: Any = SimpleNamespace(task=Task(0, {}), count=0, heard=1000.0)
     clock = [1000.0 + pool.HANG_SECONDS]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     assert not watching._is_silent(worker)
