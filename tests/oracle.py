@@ -37,6 +37,9 @@ THOUGHTS = (
     ("<think:opensource>", "</think:opensource>"),
     ("<|open|>think<|sep|>", "<|close|>think<|sep|>"),
     ("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]"),
+    ("<longcat_think>", "</longcat_think>"),
+    ("<|think:start|>", "<|think:end|>"),
+    ("<|start_think|>", "<|end_think|>"),
 )
 
 
@@ -253,9 +256,13 @@ class Judge:
         if stop is None:
             return []
         whole = full[:body_end] + stop
+        if any(one in full[len(self._head(messages, tools, turn)) : body_end] for one in self._unspelled(messages)):
+            return []  # serving ends there, before the end of the reply
         opened = next((pair for pair in THOUGHTS if prompt.rstrip().endswith(pair[0])), None)
         if whole.startswith(prompt) and (opened is None or opened[1] in whole[len(prompt) :]):
-            return [_exactly(whole[len(prompt) :])]
+            return [
+                _exactly(whole[len(prompt) :]) if opened is None else _thinking(whole, len(prompt), opened, thought)
+            ]
         found: list[re.Pattern[str]] = []
         if _dense(prompt) == _dense(before):
             found.append(_exactly(whole[len(before) :]))
@@ -265,7 +272,8 @@ class Judge:
             rest = _behind_own_block(whole, len(before), closed, thought)
             found += [] if rest is None else [re.compile(rf"\s*{re.escape(rest)}")]
         if not found and goes_on is not None and goes_on <= body_end:
-            found.append(_exactly(whole[goes_on:]))
+            rest = whole[goes_on:]
+            found.append(_exactly(rest) if opened is None else _thinking(whole, goes_on, opened, thought))
         if opened is not None and (goes_on is None or opened[1] not in whole[goes_on:]):
             head = prompt[: prompt.rindex(opened[0])]
             last = _behind_own_block(whole, len(before), (head, opened), thought)
@@ -274,6 +282,11 @@ class Judge:
             pattern = rf"\s*{inner}\s*{re.escape(opened[1])}\s*{re.escape(rest or '')}"
             found = [] if rest is None else [re.compile(pattern, re.DOTALL)]
         return found
+
+    def _unspelled(self, messages: list[dict[str, Any]]) -> list[str]:
+        """Stops that no message spells, so that where they stand the template has written them."""
+        said = "\0".join(_texts(messages))
+        return [stop for stop in self.stops if stop not in said]
 
     def _frame(self, messages: list[dict[str, Any]], tools: Any, turn: int, full: str) -> tuple[str, int | None]:
         """What stands before the turn's body, and where its body ends in `full` (None where it is not there)."""
@@ -408,7 +421,10 @@ class Judge:
         trained = [
             turn
             for turn, message in enumerate(conversation.messages)
-            if message.role == "assistant" and message.trained is not False and turn > 0
+            if message.role == "assistant"
+            and message.trained is not False
+            and turn > 0
+            and self.text(messages[:turn], tools, prompt=True)  # nothing is served before it
         ]
         prompts = {tuple(self.prompt_ids(messages[:turn], tools)): turn for turn in trained}
         seen: list[int] = []
@@ -524,6 +540,15 @@ def _resume(prompt: str, whole: str) -> int | None:
     return match.end() if match else None
 
 
+def _thinking(whole: str, start: int, block: tuple[str, str], thought: str | None) -> re.Pattern[str]:
+    """What the model says behind a prompt that opens a block: the turn from `start`, the thought in the block where
+    the turn leaves it empty."""
+    inner, closing, behind = whole[start:].partition(block[1])
+    if not closing or inner.strip() or not (thought or "").strip():
+        return _exactly(whole[start:])
+    return re.compile(rf"\s*{re.escape((thought or '').strip())}\s*{re.escape(closing + behind)}", re.DOTALL)
+
+
 def _closed_block(prompt: str) -> tuple[str, tuple[str, str]] | None:
     """What stands before the reasoning block that is closed at the prompt's end, and its tags; the opening one may be
     missing."""
@@ -547,7 +572,7 @@ def _behind_own_block(whole: str, body: int, block: tuple[str, tuple[str, str]],
         return whole[body:]
     inner = re.escape((thought or "").strip())
     own = re.compile(rf"\s*(?:{re.escape(opening)})?\s*(?:{inner})?\s*{re.escape(closing)}").match(whole, at)
-    at = own.end() if own else at
+    at = own.end() if own and own.end() <= body else at
     while at < body and whole[at].isspace():
         at += 1
     return whole[at:]

@@ -25,6 +25,7 @@ __all__ = [
     "closed_block",
     "common_prefix",
     "content_end",
+    "filled_block",
     "find_seam",
     "find_stop",
     "open_reasoning",
@@ -175,6 +176,21 @@ def closed_block(tags: tuple[str, str], reasoning: str, prompt: str) -> str:
     inner = reasoning.strip("\n")
     lead = "" if prompt[-1:].isspace() else "\n"
     return f"{lead}{inner}\n{tags[1]}\n\n" if inner else f"{lead}\n{tags[1]}\n\n"
+
+
+def filled_block(rendered: str, start: int, closing: str, thought: str) -> tuple[str, int]:
+    """The thought in a block that a prompt opens and F, from `start`, closes with nothing in it; and where F goes on.
+
+    Some templates write the reasoning of the last turn as that of an earlier one, empty, although their prompt asks
+    for it. `filled_block("<think></think>A", 7, "</think>", "T")` is `("T", 7)`; where F has reasoning itself, or there
+    is none, it is `("", start)`.
+    """
+    at = rendered.find(closing, start)
+    gap = rendered[start:at]
+    if at == -1 or gap.strip() or not thought.strip():
+        return "", start
+    half = len(gap) // 2
+    return gap[:half] + thought.strip("\n") + gap[half:], at
 
 
 class Block(msgspec.Struct, frozen=True):

@@ -24,6 +24,7 @@ from sftdata.templates.reply import (
     closed_block,
     common_prefix,
     content_end,
+    filled_block,
     find_seam,
     find_stop,
     open_reasoning,
@@ -74,6 +75,9 @@ class TurnReader:
         self._kwargs = dict(kwargs)
         self._options = options
         self._special = special
+        policy = options.control
+        kept_apart = () if policy.mode == "allow" else policy.everywhere
+        self._inner_stops = tuple(stop for stop in options.stop_tokens if stop in kept_apart)
         self._tags: tuple[tuple[str, str], ...] | None = None
         self._own: Block | None = None
         self._behind: dict[tuple[object, ...], str] = {}
@@ -117,6 +121,9 @@ class TurnReader:
         if isinstance(stop, Finding):
             return stop
         lead, begin = start
+        inside = find_stop(rendered[begin:end], self._inner_stops, self._special, chat.markers).end
+        if inside is not None:
+            return _stops_inside(next(one for one in self._inner_stops if rendered[: begin + inside].endswith(one)))
         note = None if marked is None else self._compared(rendered, marked, begin, end, chat, turn)
         return Reply(lead + rendered[begin:end] + stop, note)
 
@@ -191,18 +198,27 @@ class TurnReader:
                 return "", len(prompt)
             self.irregular = True
             if opened[1] in rendered[len(prompt) : end]:
-                return "", len(prompt)
+                return filled_block(rendered[:end], len(prompt), opened[1], thought)
             return self._closed(opened, thought, prompt), len(prompt)
         self.irregular = True
         before, calls_alone = self._before(rendered, end, chat, turn)
         tags = self.reasoning_tags()
-        wrapping = "" if self._own is None else self._own.wrapping
+        wrapping = (self._own.wrapping if self._own is not None else "") or self._bracket(before, rendered[end:])
         seam = find_seam(prompt, rendered, before, tags, thought=thought, wrapping=wrapping, scaffold=calls_alone)
         if isinstance(seam, Finding):
             return seam
         if seam.inside_reasoning is None:
-            return "", seam.start
+            return ("", seam.start) if opened is None else filled_block(rendered[:end], seam.start, opened[1], thought)
         return self._closed(seam.inside_reasoning, thought, prompt), seam.start
+
+    def _bracket(self, before: str, behind: str) -> str:
+        """The special token right before the content, where another that is no stop stands right behind it."""
+        closing = self._special.match(behind.lstrip())
+        if closing is None or closing[0] in self._options.stop_tokens:
+            return ""
+        bare = before.rstrip()
+        opening = [match[0] for match in self._special.finditer(bare) if match.end() == len(bare)]
+        return opening[0] if opening else ""
 
     def _closed(self, tags: tuple[str, str], thought: str, prompt: str) -> str:
         """The rest of the block that the prompt opens, as the template itself writes one if it ever does."""
@@ -289,11 +305,15 @@ class TurnReader:
                 return through
             shared = common_prefix(through, following)
             token = self._stop_info(shared, chat.markers).foreign
-            if token is None and message.tool_calls:
+            if message.tool_calls and (token is None or self._goes_on_with_a_stop(following, token)):
                 return through
             return _not_a_stop(token or info.foreign)
         self.irregular = True
         return self._stop_of_next_turn(behind, chat, turn, info)
+
+    def _goes_on_with_a_stop(self, following: str, token: str) -> bool:
+        """Whether a stop stands right behind the token, which is then the end of the calls and not of their turn."""
+        return following.partition(token)[2].lstrip().startswith(self._options.stop_tokens)
 
     def _stop_of_next_turn(self, behind: str, chat: Chat, turn: int, info: StopInfo) -> str | Finding:
         """The stop of a reply that nothing of its own closes: what the next turn's header opens with, or eos."""
@@ -301,7 +321,7 @@ class TurnReader:
         own = behind.rstrip()
         bare = following[len(own) :].lstrip() if following.startswith(own) else ""
         stop = next((one for one in self._options.stop_tokens if bare.startswith(one)), None)
-        if stop is not None:
+        if stop is not None and (info.foreign is None or chat.messages[turn].get("tool_calls")):
             return following[: len(following) - len(bare)] + stop
         if info.foreign is not None:
             return _not_a_stop(info.foreign)
@@ -385,4 +405,13 @@ def _not_a_stop(token: str) -> Finding:
         "SFT414",
         f"the template closes the turn with {token!r}, which is not in the stop set",
         fix=f"--stop '{token}', if the model is to stop there.",
+    )
+
+
+def _stops_inside(stop: str) -> Finding:
+    return Finding(
+        "SFT424",
+        f"the template writes {stop!r}, which ends a turn, before the end of this reply: serving stops there",
+        fix="Use a template that writes it at the end alone; or, if the model goes on behind it, name another end: "
+        "leave it out of --stop, or give --eos-token.",
     )

@@ -397,20 +397,31 @@ def _raises(judge: Judge, conversation: Conversation) -> bool:
     return not any(fine(*form) and not _lost(judge, conversation, *form) for form in _forms(judge, conversation))
 
 
+def _no_reply(judge: Judge, conversation: Conversation) -> bool:
+    """Whether, in whatever way the conversation is handed over, some prompt and its turn have no text in common that is
+    the reply: by the oracle's own reading of both."""
+
+    def all_found(messages: list[dict[str, Any]], tools: Any) -> bool:
+        try:
+            return all(
+                judge.replies(messages, tools, at, one.reasoning)
+                for at, one in enumerate(conversation.messages)
+                if one.role == "assistant" and at
+            )
+        except Unservable:
+            return False
+
+    return not any(all_found(*form) for form in _forms(judge, conversation))
+
+
 def _never_asks(judge: Judge, conversation: Conversation) -> bool:
-    """Whether some prompt is no more than the conversation so far, which the turn's rendering then rewrites."""
-    for messages, tools in _forms(judge, conversation):
-        for at, one in enumerate(messages):
-            if one["role"] == "assistant" and at:
-                try:
-                    prompt = judge.text(messages[:at], tools, prompt=True)
-                    base = judge.text(messages[:at], tools, prompt=False)
-                    full = judge.text(messages[: at + 1], tools, prompt=False)
-                except Unservable:
-                    continue
-                if prompt == base and not full.startswith(prompt):
-                    return True
-    return False
+    """Whether no prompt has a text: a template for something else than chats."""
+    return all(
+        not judge.text(messages[:at], tools, prompt=True)
+        for messages, tools in [judge.served(conversation, FORMS[0])]
+        for at, one in enumerate(messages)
+        if one["role"] == "assistant" and at
+    )
 
 
 def _lost(judge: Judge, conversation: Conversation, messages: list[dict[str, Any]], tools: Any) -> bool:
@@ -490,12 +501,14 @@ def _unsanitisable(judge: Judge, conversation: Conversation) -> bool:
 
 
 _ALLOWED = {
+    "SFT107": _never_asks,
     "SFT302": _raises,
     "SFT308": _raises,
-    "SFT316": _never_asks,
-    "SFT319": _raises,
+    "SFT316": _no_reply,
+    "SFT319": _no_reply,
     "SFT324": _raises,
     "SFT317": _unthought,
     "SFT405": _unsanitisable,
     "SFT413": _unstopped,
+    "SFT424": _no_reply,
 }

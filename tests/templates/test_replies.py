@@ -239,3 +239,69 @@ def test_a_result_that_prints_the_name_of_its_call_does_not_hide_what_closes_the
     result = {"role": "tool", "content": "blue", "name": "look", "tool_call_id": "c1"}
     outcome = unroll(source, ASK, LOOK, result, ANSWER)
     assert replies(outcome) == ['<|im_start|>look {"at": "sky"}<|im_start|><|im_end|>', "A<|im_end|>"]
+
+
+def test_a_token_that_closes_the_reply_before_the_next_header_is_the_stop_and_not_the_header() -> None:
+    source = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    outcome = unroll(source, ASK, ANSWER, eos_token="<|endoftext|>", stop=("<|im_start|>",), append_eos=False)
+    assert isinstance(outcome, Rejection)
+    assert (outcome.findings[-1].code, "--stop '<|im_end|>'" in outcome.findings[-1].fix) == ("SFT414", True)
+
+
+def test_a_stop_that_the_template_writes_inside_a_reply_is_refused() -> None:
+    source = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>"
+        "{% for c in m.tool_calls %}[{{ c.function.name }} {{ c.function.arguments | tojson }}]<|im_end|>{% endfor %}"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    outcome = unroll(source, ASK, {**LOOK, "content": "I will look."})
+    assert isinstance(outcome, Rejection)
+    assert outcome.findings[-1].code == "SFT424"
+    assert "'<|im_end|>'" in outcome.findings[-1].message
+    spelled = {"role": "assistant", "content": "It is <|im_end|> that ends it."}
+    assert replies(unroll(source, ASK, spelled, control_tokens="allow"))[0].startswith("It is <|im_end|> that")
+
+
+@pytest.mark.parametrize(
+    ("prefix", "gap", "expected"),
+    [("", "", "T</think>"), ("\n", "\n", "T\n</think>"), ("", "\n\n", "\nT\n</think>")],
+)
+def test_reasoning_goes_into_the_block_that_the_prompt_opens_and_the_turn_leaves_empty(
+    prefix: str, gap: str, expected: str
+) -> None:
+    source = (
+        "{% for m in messages %}<|{{ m.role }}|>{{ block if m.role == 'assistant' }}{{ m.content }}<|im_end|>"
+        "{% endfor %}{% if add_generation_prompt %}<|assistant|>{{ opening }}{% endif %}"
+    )
+    arguments = {"opening": f"<think>{prefix}", "block": f"<think>{prefix}{gap}</think>"}
+    assert replies(unroll(source, ASK, THOUGHT, template_arg=arguments)) == [f"{expected}A<|im_end|>"]
+    empty = unroll(source, ASK, ANSWER, template_arg=arguments, reasoning="empty")
+    assert replies(empty) == [f"{gap}</think>A<|im_end|>"]
+
+
+def test_special_tokens_around_the_content_are_the_reply_behind_a_closed_block() -> None:
+    source = (
+        "{% for m in messages %}<|{{ m.role }}|>"
+        "{{ '<|im_start|>' + m.content + '<|endoftext|>' if m.role == 'assistant' else m.content }}<|im_end|>"
+        "{% endfor %}{% if add_generation_prompt %}<|assistant|><think></think>{% endif %}"
+    )
+    assert replies(unroll(source, ASK, ANSWER)) == ["<|im_start|>A<|endoftext|><|im_end|>"]
+    unpaired = unroll(source.replace("<|endoftext|>", ""), ASK, ANSWER)
+    assert isinstance(unpaired, Rejection)
+    assert unpaired.findings[-1].code == "SFT316"
+
+
+def test_text_behind_calls_that_later_prompts_move_does_not_make_a_stop_of_their_closing_token() -> None:
+    source = (
+        "{% for m in messages %}{% if m.role != 'tool' %}<|{{ m.role }}|>"
+        "{% for c in m.tool_calls %}{{ c.function.name }} {{ c.function.arguments | tojson }}<|im_start|>{% endfor %}"
+        "{% if not loop.last and m.tool_calls %}<|endoftext|>{{ messages[loop.index0 + 1].content }}{% endif %}"
+        "{{ m.content }}{{ '<|endoftext|>' if loop.last and m.tool_calls else '<|im_end|>' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    result = {"role": "tool", "content": "blue", "tool_call_id": "c1"}
+    outcome = unroll(source, ASK, {**LOOK, "content": "I look."}, result, ANSWER, stop=("<|endoftext|>",))
+    assert replies(outcome) == ['look {"at": "sky"}<|im_start|>I look.<|endoftext|>', "A<|im_end|>"]
