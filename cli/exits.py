@@ -67,6 +67,8 @@ def _failed(error: BaseException) -> int:
     elif isinstance(error, OSError) and error.errno:  # the machine's word, not a defect: no such folder, disk full
         where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
         click.echo(f"error: {clean(where)}{error.strerror or error}", err=True)
+    elif isinstance(error, MemoryError):
+        click.echo("error: there is not enough memory. Use fewer workers, or a machine that has more.", err=True)
     else:  # whatever it is, it must not look like findings, which are exit code 1
         traceback.print_exception(error)
         click.echo("error: this is a defect of sftdata, or of what it runs on; please report it", err=True)

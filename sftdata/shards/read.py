@@ -67,6 +67,8 @@ class Dataset:
             raise fault("SFT802", "", "its bytes are not those that were sealed").error(self.path)
         try:
             columns = decode_pages(footer, group_index, group, data) or decode_group(footer, group_index, group, data)
+        except MemoryError:  # no damage
+            raise
         except (pa.ArrowException, OSError, ValueError) as error:
             raise fault("SFT801", "", f"it cannot be decoded: {error}").error(self.path) from error
         self._raise_first(shape_problems(columns, group, fault))
@@ -104,6 +106,8 @@ class Dataset:
             raise fault("SFT802", "header", "its bytes are not those that were sealed").error(self.path)
         try:
             footer = parse_footer(tail)
+        except MemoryError:  # no damage
+            raise
         except (pa.ArrowException, OSError, ValueError) as error:
             raise fault("SFT801", "footer", f"it cannot be decoded: {error}").error(self.path) from error
         self._raise_first(footer_problems(footer, file, self.manifest.fingerprint, fault))

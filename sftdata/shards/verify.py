@@ -157,6 +157,8 @@ class _Audit:
             return None, [fault("SFT802", "footer", "its bytes are not those that were sealed")]
         try:
             footer = parse_footer(tail)
+        except MemoryError:  # no damage
+            raise
         except (pa.ArrowException, OSError, ValueError) as error:
             return None, [fault("SFT801", "footer", f"it cannot be decoded: {error}")]
         wrong = list(footer_problems(footer, file, self._manifest.fingerprint, fault))
@@ -175,6 +177,8 @@ class _Audit:
         group = file.row_groups[index]
         try:
             columns = decode_group(footer, index, group, data)
+        except MemoryError:  # no damage
+            raise
         except (pa.ArrowException, OSError, ValueError) as error:
             yield fault("SFT801", "", f"it cannot be decoded: {error}")
             return

@@ -52,6 +52,8 @@ def rows_of(batch: pa.RecordBatch) -> list[Row]:
     try:
         batch.validate(full=True)
         columns = [reader.values(column, rows, 0) for column in batch.columns]
+    except MemoryError:  # no fault of a row
+        raise
     except (pa.ArrowException, ValueError) as error:
         half = batch.num_rows // 2
         return rows_of(batch.slice(0, half)) + rows_of(batch.slice(half)) if half else [_refused(batch, error)]

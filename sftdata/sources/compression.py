@@ -111,7 +111,7 @@ class Decoded:
                         piece, decoder = decoder.unused_data, None
                     if plain:
                         yield plain
-        except InputError:  # the raw bytes themselves cannot be read: nothing is known about what they hold
+        except (InputError, MemoryError):  # the bytes cannot be read, or kept: nothing is known about what they hold
             raise
         except Exception as error:  # noqa: BLE001 - each codec has errors of its own, and none is documented in full
             self.fault = f"cannot be decompressed further: {error}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,6 +29,8 @@ __all__ = ["copy_path", "cut", "read", "scan"]
 _MAX_ROWS = 16384
 _ERRORS = (pa.ArrowException, OSError, ValueError)
 _SPAN = 1 << 32
+_ABSURD = 1 << 40
+"""Bytes of memory in one piece."""
 
 
 class _Segment(msgspec.Struct, frozen=True):
@@ -149,12 +152,18 @@ def _open(location: str, item: Input) -> Iterator[_Table]:
 def _must_be_damage(error: Exception, item: Input) -> None:
     """Raises InputError where the system or a store failed to give the bytes: then nothing is known about them."""
     if _is_of_system(error):
-        assert isinstance(error, OSError)
-        raise unreadable(item, error) from error
+        raise unreadable(item, error) if isinstance(error, OSError) else error
 
 
 def _is_of_system(error: Exception) -> bool:
-    """Whether reading failed rather than decoding: pyarrow raises OSError for both, but only the system has numbers."""
+    """Whether reading failed rather than decoding.
+
+    pyarrow raises OSError for both, but only the system has numbers. And memory is wanting for want of memory, but
+    where damage asks for more than any machine has.
+    """
+    if isinstance(error, MemoryError):
+        asked = re.search(r"size (\d+)", str(error))
+        return asked is None or int(asked[1]) < _ABSURD
     return isinstance(error, OSError) and error.errno is not None
 
 

@@ -221,3 +221,12 @@ def test_results_that_the_disk_has_no_room_for_are_a_line(tmp_path: Path) -> Non
     with full.open("wb") as out:
         done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (2, "error: No space left on device\n")
+
+
+def test_want_of_memory_is_no_defect(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(sys, "argv", ["sftdata"])
+    assert exit_code(command(work)) == 2
+    assert capsys.readouterr().err.startswith("error: there is not enough memory.")

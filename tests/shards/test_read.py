@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import pickle
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import fsspec
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from sftdata.errors import ConfigError, ShardError
@@ -167,3 +169,19 @@ def test_importing_shards_brings_in_nothing_heavy() -> None:
     code = f"import sys, sftdata.shards; print(sorted({heavy!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_want_of_memory_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seal(tmp_path)
+
+    def starved(*_: object) -> None:
+        raise pa.lib.ArrowMemoryError("malloc of size 64 failed")
+
+    for name in ("decode_group", "parse_footer"):
+        for module in ("read", "verify"):
+            monkeypatch.setattr(importlib.import_module(f"sftdata.shards.{module}"), name, starved)
+        monkeypatch.setattr("sftdata.shards.read.decode_pages", lambda *_: None)
+        with pytest.raises(MemoryError):
+            list(open_dataset(tmp_path).iter_rows())
+        with pytest.raises(MemoryError):
+            verify(tmp_path)

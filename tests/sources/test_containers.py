@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import zstandard
 
+from sftdata.sources import compression
 from sftdata.sources.compression import Decoded
 from tests.sources.reading import ReadWhole, codes
 
@@ -125,3 +126,15 @@ def test_csv_cut_off_inside_a_row_is_told_once(tmp_path: Path, read_whole: ReadW
     scan, records = read_whole(path)
     assert len(records) > 1000
     assert [code for _, code in codes(records)] + [finding.code for _, finding in scan.findings] == ["SFT015"]
+
+
+def test_want_of_memory_is_no_break_in_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Starved:
+        eof, unused_data = False, b""
+
+        def decompress(self, data: bytes) -> bytes:
+            raise MemoryError
+
+    monkeypatch.setitem(compression.CODECS, "xz", (Starved, b""))
+    with pytest.raises(MemoryError):
+        list(Decoded([b"some bytes"], "xz"))

@@ -18,6 +18,7 @@ import pytest
 
 from sftdata import sources
 from sftdata.errors import InputError
+from sftdata.sources.arrow_values import rows_of
 from sftdata.sources.opening import Steady
 from tests.sources.reading import ReadWhole, codes, read_stretch
 
@@ -269,3 +270,31 @@ def test_a_batch_that_points_outside_of_itself_is_a_finding_and_no_crash(tmp_pat
     found = sources.scan(item, tmp_path)
     assert found.records == 0
     assert [(line, finding.code) for line, finding in found.findings] == [(1, "SFT015")]
+
+
+@pytest.mark.parametrize("size", [1 << 20, 1 << 60])
+def test_want_of_memory_costs_no_row_and_damage_that_wants_all_memory_is_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    pq.write_table(pa.table({"text": ["a", "b"]}), tmp_path / "t.parquet")
+    (item,) = sources.resolve([str(tmp_path / "t.parquet")])
+    chunks = sources.scan(item, tmp_path).chunks
+
+    def starved(_: Any) -> Any:
+        raise pa.lib.ArrowMemoryError(f"malloc of size {size} failed")
+
+    monkeypatch.setattr("sftdata.sources.tables.rows_of", starved)
+    if size == 1 << 20:
+        with pytest.raises(MemoryError):
+            read_stretch(item, chunks, 0, tmp_path)
+    else:
+        assert codes(read_stretch(item, chunks, 0, tmp_path)) == [(1, "SFT015"), (2, "SFT015")]
+
+
+def test_want_of_memory_is_no_fault_of_the_row_that_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def starved(*_: Any) -> Any:
+        raise pa.lib.ArrowMemoryError("malloc of size 64 failed")
+
+    monkeypatch.setattr("sftdata.sources.arrow_values._Reader.values", starved)
+    with pytest.raises(MemoryError):
+        rows_of(pa.record_batch({"a": [1, 2]}))
