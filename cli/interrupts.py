@@ -48,26 +48,27 @@ class _Handlers:
         self.process = os.getpid()
         self.first = -math.inf
         """When the signal came that is being obeyed."""
-        self.over = False
-        """Whether the command has ended, by a signal or without."""
+        self.ended: int | None = None
+        """The exit code of a command that has ended, by a signal or without."""
 
     def stop(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """Raise, but for a signal that comes soon after another.
+        """Raise, but for a signal that comes soon after another, or after the end.
 
-        It must not break off the cleaning up; a later one is somebody who still waits.
+        The one must not break off the cleaning up; a later one is somebody who still waits. The other changes nothing
+        of what was done, and ends what may still be on its way out.
         """
         if os.getpid() != self.process:  # a forked child, which has nothing of its own to put in order
             os._exit(128 + number)
         if time.monotonic() - self.first < _CLEANING:
             return
-        if self.over:
-            os._exit(128 + number)
+        if self.ended is not None:
+            os._exit(self.ended)
         self.first = time.monotonic()
         raise Interrupted(number, self)
 
     def lost(self, number: int) -> None:
         """Somebody swallowed the exception: raise it anew a moment later, when they are done."""
-        if self.over or not hasattr(signal, "setitimer"):
+        if self.ended is not None or not hasattr(signal, "setitimer"):
             return
         self.first = -math.inf
         with contextlib.suppress(ValueError):  # outside the main thread, where no handler can be set
@@ -101,7 +102,7 @@ def behind(error: BaseException) -> Interrupted | None:
 def interruptible(work: Callable[[], int]) -> int:
     """What `work` returns; a signal ends the process instead, with 130 (SIGINT), 143 (SIGTERM) or 129 (SIGHUP).
 
-    For the last thing that a process does: after it, signals kill.
+    For the last thing that a process does: the handlers stay.
     """
     handlers = _Handlers()
     # nohup has SIGHUP ignored, and means it. Shells have SIGINT ignored by whatever a script starts in the background;
@@ -111,17 +112,14 @@ def interruptible(work: Callable[[], int]) -> int:
         sys.unraisablehook = handlers.dropped
         for number in taken:
             signal.signal(number, handlers.stop)
-        code = work()
-        handlers.over = True
+        handlers.ended = work()
     except Interrupted as stopped:
-        handlers.over = True
+        handlers.ended = 128 + stopped.number
         with contextlib.suppress(OSError):
             name = signal.Signals(stopped.number).name
             print(f"interrupted by {name}{': ' * bool(stopped.hint)}{stopped.hint}", file=sys.stderr, flush=True)
         # what is to be done at an exit is done; whatever still runs in this process, such as a thread that loads a
         # tokenizer, is not waited for, as leaving in the ordinary way would
         atexit._run_exitfuncs()
-        os._exit(128 + stopped.number)
-    for number in taken:
-        signal.signal(number, signal.SIG_DFL)
-    return code
+        os._exit(handlers.ended)
+    return handlers.ended

@@ -117,8 +117,8 @@ def test_ctrl_c_ends_what_a_script_started_in_the_background() -> None:
     assert ended("os.kill(me, signal.SIGINT)\ntime.sleep(1000)", before=before)[0] == 130
 
 
-def test_once_a_command_has_ended_signals_kill() -> None:
-    assert ended("pass", after="os.kill(me, signal.SIGINT)") == (-signal.SIGINT, "done\n", "")
+def test_a_signal_after_the_end_changes_nothing_of_what_was_done_and_waits_for_nobody() -> None:
+    assert ended("pass", after=f"os.kill(me, signal.SIGINT)\n{FOR_EVER}") == (0, "done\n", "")
 
 
 def test_a_child_that_was_forked_just_ends() -> None:
