@@ -92,21 +92,22 @@ def find_seam(
     reasoning that F may hold. Three differences between `before` and the prompt are understood: whitespace, a closed
     reasoning block at the prompt's end, and an open one. Anything else is SFT316.
     """
-    if _squeezed(prompt) == _squeezed(before):
+    stands = rendered.startswith(before)  # a template may cut reasoning out of the content that a sentinel stood for
+    if stands and _squeezed(prompt) == _squeezed(before):
         return Seam(len(before))
     opened = open_reasoning(prompt, tags)
     after = _aligned(prompt, rendered)
     if after is not None and (after <= len(before) or (opened is not None and opened[1] in rendered[after:])):
         # F goes on where the prompt ends, but for whitespace: it continues the block, or writes more scaffold
         return Seam(after)
-    found = _last_block(prompt, opened, tags)
+    found = _last_block(prompt, opened, tags) if stands else None
     if found is not None:
         head, block = found
         start = _behind_block(head, rendered, before, block, thought)
         between = "" if start is None else rendered[start : len(before)].strip()
         if start is not None and (scaffold or between in ("", wrapping)):
             return Seam(start if scaffold or between else len(before), inside_reasoning=opened)
-    return _no_seam(prompt, before)
+    return _no_seam(prompt, before if stands else rendered)
 
 
 def _last_block(

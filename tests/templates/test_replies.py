@@ -294,6 +294,27 @@ def test_special_tokens_around_the_content_are_the_reply_behind_a_closed_block()
     assert unpaired.findings[-1].code == "SFT316"
 
 
+@pytest.mark.parametrize("thought", ["I weigh the matter with care.", "t", "assistant"])
+def test_reasoning_inside_the_content_behind_a_block_that_the_prompt_has_closed_is_lost_and_never_cut(
+    thought: str,
+) -> None:
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}"
+        "{% set c = m.content %}{% set r = m.reasoning_content or '' %}{% if not r and '</think>' in c %}"
+        "{% set r = c.split('</think>')[0].split('<think>')[-1].strip('\n') %}"
+        "{% set c = c.split('</think>')[-1].lstrip('\n') %}{% endif %}"
+        "<think>\n{{ r }}\n</think>\n\n{{ c }}{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n\n</think>\n\n{% endif %}"
+    )
+    inline = {"role": "assistant", "content": f"<think>\n{thought}\n</think>\n\nA"}
+    outcome = unroll(template, ASK, inline)
+    assert isinstance(outcome, Rejection)
+    assert outcome.findings[-1].code == "SFT308"
+    assert "reasoning" in outcome.findings[-1].message
+    assert replies(unroll(template, ASK, inline, allow_dropped=["reasoning"])) == ["A<|im_end|>"]
+    assert replies(unroll(template, ASK, ANSWER)) == ["A<|im_end|>"]
+
+
 def test_text_behind_calls_that_later_prompts_move_does_not_make_a_stop_of_their_closing_token() -> None:
     source = (
         "{% for m in messages %}{% if m.role != 'tool' %}<|{{ m.role }}|>"
