@@ -56,7 +56,7 @@ class _Lazy(click.Group):
 @click.group(
     cls=_Lazy,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 done, 1 the data is below the bar, 2 usage, configuration or internal error.",
+    epilog="Exit codes: 0 done, 1 data below the bar, 2 usage, configuration or internal error, 128 + N signal N.",
 )
 @click.version_option(package_name="sftdata")
 def command() -> None:

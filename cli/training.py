@@ -25,7 +25,7 @@ Examples:
 A run that was stopped goes on when the same command is given again.
 
 Exit codes: 0 done, 1 damaged shards or checkpoint, 2 usage, configuration or a loss that is not finite, 143 stopped by
-SIGTERM and 130 by Ctrl-C, both after a checkpoint (a second Ctrl-C ends it at once, without one).
+SIGTERM, 129 by a closed terminal, 130 by Ctrl-C, all after a checkpoint (a second Ctrl-C ends it at once, without one).
 """
 _OPTIONS: dict[str, tuple[Any, str]] = {
     "model": (str, "Model folder in the Hugging Face layout, or a hub name."),
