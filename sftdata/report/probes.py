@@ -67,11 +67,23 @@ def _notes(probe: Probe) -> list[str]:
     notes = []
     if by_question["tool call with arguments as text"].outcome == "kept":
         by_question["tool call"] = by_question["tool call with arguments as text"]  # prepare tries both forms
+    block = by_question["a reasoning block ends its prompt"].detail
     dropped = [(field, words) for question, field, words in _LOSSES if by_question[question].outcome == "dropped"]
+    if block.startswith("opened"):  # the reply begins inside it, whatever the rendered turn has
+        dropped = [one for one in dropped if one[0] != "reasoning"]
+        notes.append(
+            "Its prompt opens a reasoning block: a reply without reasoning is refused (SFT317), unless "
+            "--reasoning empty."
+        )
+    if block.startswith("closed") and ("reasoning", "reasoning") not in dropped:
+        dropped.append(("reasoning", "reasoning (its prompt closes the block)"))
     if dropped:
         told = ", ".join(words for _, words in dropped)
         flags = " ".join(f"--allow-dropped {field}" for field, _ in dropped)
         notes.append(f"Lost without a word: {told}. prepare refuses such records (SFT308), unless {flags}.")
+    arguments = by_question["takes arguments"].detail
+    if arguments and (dropped or block):
+        notes.append(f"Its arguments ({arguments}) may change that: --template-arg KEY=VALUE, as serving has it.")
     refused = [words for question, _, words in _LOSSES if by_question[question].outcome == "refused"]
     if refused:
         notes.append(f"Refused by the template: {', '.join(refused)} (SFT302).")
@@ -81,6 +93,11 @@ def _notes(probe: Probe) -> list[str]:
     ending = by_question.get("what ends a reply stays as it was")
     if ending is not None and ending.outcome == "no":
         notes.append("The last reply ends otherwise than earlier ones: a turn's own end has to be a stop (--stop).")
+    if by_question["text behind the last reply"].detail == "''":
+        notes.append(
+            "It writes nothing behind the last reply: what the next turn opens with has to be a stop (--stop), or "
+            "--append-eos is needed (SFT413)."
+        )
     if by_question["reads the clock"].outcome == "yes":
         notes.append("It prints the date: prepare fixes it with --clock, a server prints today's (SFT310).")
     return notes

@@ -38,6 +38,11 @@ class Spoken(Protocol):
 class Reader(Protocol):
     """What `Kept` asks of the reader of turns."""
 
+    @property
+    def arguments(self) -> str:
+        """The flag that sets arguments of the template, as a remedy names it."""
+        ...
+
     def render(self, chat: Chat, upto: int, *, generation: bool) -> str:
         """The text of the first `upto` messages."""
         ...
@@ -77,7 +82,7 @@ class Kept:
             target = replies.get(place, text) if field in _OF_REPLIES else text
             if field in dropped or (not _found(value, target) and self._lost(conversation, chat, field, place, upto)):
                 suspects[field] = pointer
-        return [_finding(field, pointer, allowed) for field, pointer in suspects.items()]
+        return [_finding(field, pointer, allowed, self._reader.arguments) for field, pointer in suspects.items()]
 
     def _dropped_in_shape(self, conversation: Conversation, chat: Chat, upto: int) -> frozenset[str]:
         """Fields that vanish from conversations of this shape, asked once a shape with sentinels in all fields.
@@ -125,14 +130,14 @@ class Kept:
         return _MARK not in reply.text
 
 
-def _finding(field: str, pointer: str, allowed: frozenset[str]) -> Finding:
+def _finding(field: str, pointer: str, allowed: frozenset[str], arguments: str) -> Finding:
     if field in allowed or field not in REFUSED_FIELDS:
         return Finding("SFT325", f"the template does not render {_WORDS.get(field, field)}", pointer)
     return Finding(
         "SFT308",
         f"the template does not render {_WORDS.get(field, field)}",
         pointer,
-        f"Use a template, or arguments of it (--template-arg), that render it, or --allow-dropped {field} to train "
+        f"Use a template, or arguments of it ({arguments}), that render it, or --allow-dropped {field} to train "
         "without it.",
     )
 

@@ -16,6 +16,7 @@ import msgspec
 from sftdata.templates.environment import Template, TemplateError
 from sftdata.templates.lint import read_arguments
 from sftdata.templates.messages import Variant, as_content, prints_parts
+from sftdata.templates.reply import REASONING_TAGS, open_reasoning, written_block
 
 __all__ = ["Answer", "Probe", "probe_template"]
 
@@ -280,7 +281,19 @@ def _prompts(asked: _Asked) -> Iterator[Answer]:
         repr(whole[len(asking) :].partition(REPLY)[0]) if same else repr(asking[_shared(whole, asking) :]),
     )
     yield Answer("prompt", "text behind the last reply", "yes", repr(whole.rpartition(REPLY)[2]))
+    yield _reasoning(asked, asking)
     yield from _later(asked, asking, whole)
+
+
+def _reasoning(asked: _Asked, asking: str) -> Answer:
+    """Whether the prompt ends in a reasoning block, so that a reply must begin inside it or behind it."""
+    thinking = asked.text([_user(), _thinking()])
+    own = written_block(thinking, THOUGHT, REPLY, asking) if isinstance(thinking, str) else None
+    tags = (*([] if own is None else [own.tags]), *REASONING_TAGS)
+    opened = open_reasoning(asking, tags)
+    closed = next((pair[1] for pair in tags if asking.rstrip().endswith(pair[1])), None)
+    told = f"opened by {opened[0]!r}" if opened else "" if closed is None else f"closed by {closed!r}"
+    return Answer("prompt", "a reasoning block ends its prompt", "yes" if told else "no", told)
 
 
 def _shared(one: str, other: str) -> int:
@@ -295,7 +308,8 @@ def _later(asked: _Asked, asking: str, whole: str) -> Iterator[Answer]:
         yield _refused("history", "earlier turns stay as they were", next_prompt)
         return
     said = whole[: whole.rfind(REPLY) + len(REPLY)]
-    yield Answer("history", "earlier turns stay as they were", "yes" if next_prompt.startswith(said) else "no")
+    stays = next_prompt.startswith(said) and next_prompt.startswith(asking)
+    yield Answer("history", "earlier turns stay as they were", "yes" if stays else "no")
     ending, later = whole.rpartition(REPLY)[2], next_prompt.partition(REPLY)[2]
     stays = later.startswith(ending.rstrip())
     told = "" if stays else f"{ending!r} becomes {later.partition(AGAIN)[0]!r}"

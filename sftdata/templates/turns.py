@@ -6,6 +6,7 @@ together what `reply` found out by comparing texts. What must not: chains of tur
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,7 @@ import msgspec
 from sftdata.records import Conversation, Finding, Message
 from sftdata.templates.environment import Template, TemplateError
 from sftdata.templates.kept import Kept
+from sftdata.templates.lint import read_arguments
 from sftdata.templates.messages import Chat, ControlPolicy, as_content, plain_content, prints_parts, renamed
 from sftdata.templates.opinion import second_opinion
 from sftdata.templates.reply import (
@@ -82,6 +84,12 @@ class TurnReader:
         self._own: Block | None = None
         self._behind: dict[tuple[object, ...], str] = {}
         self._stops: dict[tuple[str, str], StopInfo] = {}
+
+    @functools.cached_property
+    def arguments(self) -> str:
+        """The flag that sets arguments, with the names of those that this template reads."""
+        names = ", ".join(sorted(read_arguments(self.template)))
+        return f"--template-arg; it reads {names}" if names else "--template-arg"
 
     def render(self, chat: Chat, upto: int, *, generation: bool) -> str:
         """The text of the first `upto` messages."""
@@ -188,9 +196,10 @@ class TurnReader:
         opened = open_reasoning(prompt, self.reasoning_tags())
         thought: str = chat.messages[turn].get("reasoning_content", "")
         if opened is not None and message.reasoning is None and self._options.reasoning == "reject":
+            tag = opened[0] if opened in REASONING_TAGS else prompt[-32:].lstrip()
             return Finding(
                 "SFT317",
-                f"the prompt opens a reasoning block ({opened[0]}) and the record has no reasoning for this turn",
+                f"the prompt opens a reasoning block ({tag}) and the record has no reasoning for this turn",
                 fix="Add reasoning_content to the turn, or --reasoning empty.",
             )
         if rendered.startswith(prompt) and len(prompt) <= end:
@@ -206,7 +215,8 @@ class TurnReader:
         wrapping = (self._own.wrapping if self._own is not None else "") or self._bracket(before, rendered[end:])
         seam = find_seam(prompt, rendered, before, tags, thought=thought, wrapping=wrapping, scaffold=calls_alone)
         if isinstance(seam, Finding):
-            return seam
+            fix = f"Choose template arguments under which both agree ({self.arguments}), or another template."
+            return msgspec.structs.replace(seam, fix=fix)
         if seam.inside_reasoning is None:
             return ("", seam.start) if opened is None else filled_block(rendered[:end], seam.start, opened[1], thought)
         return self._closed(seam.inside_reasoning, thought, prompt), seam.start

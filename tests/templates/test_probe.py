@@ -53,6 +53,30 @@ def test_qwen3_drops_earlier_reasoning_and_so_rewrites_history() -> None:
     assert (row.outcome, row.detail) == ("yes", repr("<think>\n\n</think>\n\n"))
 
 
+def test_a_prompt_that_later_prompts_do_not_repeat_is_rewritten_history() -> None:
+    """Each turn stays as it was rendered, but its prompt had an opening tag that no later prompt has."""
+    source = (
+        "{% for m in messages %}[{{ m.role }}]{{ '</think>' if m.role == 'assistant' }}{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]<think>{% endif %}"
+    )
+    result = probe(source)
+    assert outcomes(result, "earlier turns stay as they were") == ["no"]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "told"),
+    [("", ""), ("<think>\n", "opened by '<think>'"), ("<think></think>", "closed by '</think>'"), ("<muse>", "muse")],
+)
+def test_a_reasoning_block_at_the_end_of_the_prompt_is_told(prefix: str, told: str) -> None:
+    source = (
+        "{% for m in messages %}[{{ m.role }}]{{ '<muse>' + m.reasoning_content + '</muse>' if m.reasoning_content }}"
+        "{{ m.content }}{% endfor %}{% if add_generation_prompt %}[assistant]{{ prefix }}{% endif %}"
+    )
+    row = probe(source, prefix=prefix).answer("a reasoning block ends its prompt")
+    assert row.outcome == ("yes" if told else "no")
+    assert told in row.detail
+
+
 def test_arguments_reach_the_template() -> None:
     row = carried("qwen3", enable_thinking=False).answer("text that asks for a reply")
     assert row.detail == repr("<|im_start|>assistant\n<think>\n\n</think>\n\n")

@@ -326,3 +326,17 @@ def test_text_behind_calls_that_later_prompts_move_does_not_make_a_stop_of_their
     result = {"role": "tool", "content": "blue", "tool_call_id": "c1"}
     outcome = unroll(source, ASK, {**LOOK, "content": "I look."}, result, ANSWER, stop=("<|endoftext|>",))
     assert replies(outcome) == ['look {"at": "sky"}<|im_start|>I look.<|endoftext|>', "A<|im_end|>"]
+
+
+def test_remedies_name_the_arguments_that_the_template_reads() -> None:
+    source = (
+        "{% for m in messages %}[{{ m.role }}]{{ m.reasoning_content if think }}{{ m.content }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{{ '<hm>' if mode is defined }}{% endif %}"
+    )
+    refused = unroll(source, ASK, THOUGHT)
+    assert isinstance(refused, Rejection)
+    assert "(--template-arg; it reads mode, think)" in refused.findings[-1].fix
+    assert replies(unroll(source, ASK, THOUGHT, template_arg={"think": True})) == ["TA<|im_end|>"]
+    refused = unroll(source, ASK, ANSWER, template_arg={"mode": 1})
+    assert isinstance(refused, Rejection)
+    assert (refused.findings[-1].code, "it reads mode, think" in refused.findings[-1].fix) == ("SFT316", True)
