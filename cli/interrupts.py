@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -99,6 +99,12 @@ def behind(error: BaseException) -> Interrupted | None:
     return seen
 
 
+def _ignore(taken: Iterable[int]) -> None:
+    """As the last thing before the interpreter goes: it takes its time, and would have signals kill meanwhile."""
+    for number in taken:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def interruptible(work: Callable[[], int]) -> int:
     """What `work` returns; a signal ends the process instead, with 130 (SIGINT), 143 (SIGTERM) or 129 (SIGHUP).
 
@@ -108,6 +114,7 @@ def interruptible(work: Callable[[], int]) -> int:
     # nohup has SIGHUP ignored, and means it. Shells have SIGINT ignored by whatever a script starts in the background;
     # `kill -INT` is to end that all the same.
     taken = [one for one in _ENDING if one == signal.SIGINT or signal.getsignal(one) != signal.SIG_IGN]
+    atexit.register(_ignore, taken)
     try:
         sys.unraisablehook = handlers.dropped
         for number in taken:

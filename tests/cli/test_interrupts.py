@@ -121,6 +121,16 @@ def test_a_signal_after_the_end_changes_nothing_of_what_was_done_and_waits_for_n
     assert ended("pass", after=f"os.kill(me, signal.SIGINT)\n{FOR_EVER}") == (0, "done\n", "")
 
 
+def test_a_signal_while_the_interpreter_goes_changes_nothing_either() -> None:
+    late = """
+class Last:
+    def __del__(self, kill=os.kill, me=me, number=signal.SIGTERM):
+        kill(me, number)
+sys.last = Last()  # what this module holds goes late
+"""
+    assert ended("pass", after=late) == (0, "done\n", "")
+
+
 def test_a_child_that_was_forked_just_ends() -> None:
     work = f"""
 child = os.fork()
