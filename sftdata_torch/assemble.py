@@ -24,7 +24,7 @@ from sftdata_torch.checkpoint import ModelFiles, seed_step
 from sftdata_torch.collate import Batch, PackedCollator, Row
 from sftdata_torch.dataset import PackedDataset
 from sftdata_torch.head import LossModel
-from sftdata_torch.lora import adapt, freeze_layers
+from sftdata_torch.lora import adapt, freeze_layers, freeze_others
 from sftdata_torch.mixture import MixedDataset
 from sftdata_torch.modes import MODES, SteadyCollator, apply_mode, compile_layers
 from sftdata_torch.optim import OPTIMIZERS, ReleasingOptimizer, make_optimizer
@@ -226,6 +226,7 @@ def load_learner(
     if settings.lora_rank:
         seed_step(settings.seed, -1, 0)  # an adapter begins with random weights
         model = adapt(model, settings, checkpoint)
+    freeze_others(model)
     mode = MODES[settings.mode]
     apply_mode(model, mode)
     sharded = settings.parallel == "fsdp"

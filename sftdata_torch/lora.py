@@ -13,13 +13,13 @@ from sftdata.errors import ConfigError, describe
 from sftdata_torch.modes import decoder_layers
 from sftdata_torch.settings import TrainSettings
 
-__all__ = ["adapt", "freeze_layers"]
+__all__ = ["adapt", "freeze_layers", "freeze_others"]
 
 
 def adapt(model: Any, settings: TrainSettings, checkpoint: Path | None = None) -> Any:
     """`model` with an adapter of `lora_rank` on every linear layer of its body, or with that of `checkpoint`.
 
-    The model's own weights are frozen. Raises ConfigError where peft is missing.
+    The model's own weights are frozen. Raises ConfigError where peft is missing or does not know the model's layers.
     """
     try:
         from peft import LoraConfig, PeftModel, get_peft_model
@@ -34,7 +34,12 @@ def adapt(model: Any, settings: TrainSettings, checkpoint: Path | None = None) -
         lora_alpha=2 * settings.lora_rank if settings.lora_alpha is None else settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
     )
-    return get_peft_model(model, config)
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise ConfigError(
+            describe(f"peft has no adapters for this model: {error}", where="lora_rank", fix="Train it whole.")
+        ) from error
 
 
 def freeze_layers(model: Any, count: int) -> None:
@@ -49,4 +54,16 @@ def freeze_layers(model: Any, count: int) -> None:
         raise ConfigError(describe(f"freeze_layers is {count}", where="train", expected=f"at most {len(layers)}"))
     for module in (model.get_input_embeddings(), *layers[:count]):
         for weight in module.parameters():
+            weight.requires_grad_(False)
+
+
+def freeze_others(model: Any) -> None:
+    """Keep as it is what the loss never touches: the towers of a model that also sees or hears.
+
+    Their gradient would never come, and data parallelism waits for it.
+    """
+    head = model.get_output_embeddings()
+    used = {*model.get_decoder().parameters(), *(head.parameters() if head is not None else ())}
+    for weight in model.parameters():
+        if weight not in used:
             weight.requires_grad_(False)

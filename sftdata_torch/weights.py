@@ -30,7 +30,17 @@ def load_causal(address: str, *, dtype: torch.dtype, attention: str | None = Non
     asked = {} if attention is None else {"attn_implementation": attention}
     try:
         model, found = AutoModelForCausalLM.from_pretrained(address, dtype=dtype, output_loading_info=True, **asked)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+    except KeyError as error:
+        if error.args == (attention,):  # a model that keeps a table of its own
+            raise ConfigError(
+                describe(
+                    f"this model does not know the attention {attention!r}",
+                    where=address,
+                    fix="Take one of transformers (--attention sdpa); the run then looks whether documents stay apart.",
+                )
+            ) from error
+        raise ConfigError(describe(f"the model cannot be loaded: {error}", where=address)) from error
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise ConfigError(describe(f"the model cannot be loaded: {error}", where=address)) from error
     missing = sorted(found["missing_keys"])
     if missing:
