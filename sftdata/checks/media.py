@@ -14,18 +14,23 @@ from sftdata.records import Conversation, Finding
 
 __all__ = ["placeheld"]
 
-_TAGS = ("<image>", "<video>", "<audio>")
 _AT_THE_EDGE = re.compile(r"^[ \t]*<(image|video|audio)>|<(image|video|audio)>[ \t]*$", re.MULTILINE)
 
 
 def placeheld(conversation: Conversation) -> Iterator[Finding]:
     """One finding for a text record, or for each turn not the assistant's, that stands for what is not there."""
-    told = [(message.content, message.role) for message in conversation.messages] or [(conversation.text, "user")]
-    places = conversation.pointers or ("/text",)
-    for (text, role), pointer in zip(told, places, strict=True):
-        if not text or role == "assistant" or not any(tag in text for tag in _TAGS):
-            continue
-        found = _AT_THE_EDGE.search(prose(text))
-        if found is not None and f"</{found[1] or found[2]}>" not in text:
-            what = f"<{found[1] or found[2]}> stands for something that the record does not hold"
-            yield Finding("SFT716", what, pointer)
+    if conversation.text is not None:
+        yield from _found(conversation.text, "/text")
+    for message, pointer in zip(conversation.messages, conversation.pointers, strict=True):
+        text = message.content
+        if text and "<" in text and message.role != "assistant":
+            yield from _found(text, pointer)
+
+
+def _found(text: str, pointer: str) -> Iterator[Finding]:
+    if "<image>" not in text and "<video>" not in text and "<audio>" not in text:
+        return
+    found = _AT_THE_EDGE.search(prose(text))
+    name = (found[1] or found[2]) if found else ""
+    if name and f"</{name}>" not in text:
+        yield Finding("SFT716", f"<{name}> stands for something that the record does not hold", pointer)

@@ -28,7 +28,7 @@ _CONTEXT_KEYS = frozenset({"context", "history", "input"})
 """Columns that would belong to a prompt, but in which way only the user knows."""
 _ASKING = frozenset({*alpaca.PROMPT_KEYS, *prompt_completion.PROMPT_KEYS})
 _ANSWERING = frozenset({*alpaca.OUTPUT_KEYS, *prompt_completion.COMPLETION_KEYS})
-_REJECTED = ("rejected_response", "rejected_messages", "non_preferred_output")
+_REJECTED = frozenset({"rejected_response", "rejected_messages", "non_preferred_output"})
 """Names of the worse answer that nothing else is called."""
 _FEW = 64
 """Records of up to so many columns are looked up by their columns."""
@@ -44,18 +44,19 @@ def detect(record: dict[str, Any]) -> str | Finding:
     'prompt-completion'
     """
     name = (_by_keys if len(record) <= _FEW else _by_keys.__wrapped__)(tuple(record))
-    if name in ("messages", "sharegpt"):
-        column = next(key for key in pairs.COLUMNS if key in record)
+    if name == "messages" or name == "sharegpt":
+        column = "messages" if name == "messages" else "conversations" if "conversations" in record else "conversation"
         turns = record[column]
         if not isinstance(turns, list) or not turns:
             return name
-        if pairs.is_round(turns[0]):
-            return "pairs"
-        if all(isinstance(turn, str) for turn in turns):
-            what = "turns that are texts alone: who speaks is not said"
-            return Finding("SFT102", what, f"/{column}", alternating(column))
+        if not (isinstance(turns[0], dict) and ("role" in turns[0] or "from" in turns[0])):
+            found = _without_roles(column, turns)
+            if found is not None:
+                return found
         if name == "messages" and _has_sharegpt_turns(turns):
             name = "sharegpt"
+        if _ANSWERING.isdisjoint(record):
+            return name
         return _answered_beside(record, column, turns[-1]) or name
     if isinstance(name, Finding) and name.code == "SFT125" and record:
         asking, answering = prompt_completion.PROMPT_KEYS, prompt_completion.COMPLETION_KEYS
@@ -67,19 +68,30 @@ def preference(record: dict[str, Any]) -> Finding | None:
     """The finding for data of preference training: two answers to choose from, or a thumb up or down (KTO)."""
     if "chosen" in record and "rejected" in record:
         return Finding("SFT124", "chosen and rejected answers", "/chosen", chosen_alone(record))
-    for key in _REJECTED:
-        if record.get(key):
-            return Finding("SFT124", "a rejected answer beside the one to train", f"/{key}", chosen_alone(record))
+    if not _REJECTED.isdisjoint(record):
+        for key in sorted(_REJECTED.intersection(record)):
+            if record[key]:
+                return Finding("SFT124", "a rejected answer beside the one to train", f"/{key}", chosen_alone(record))
     if isinstance(record.get("label"), bool) and not (_TURNS | _ANSWERING).isdisjoint(record):
         return Finding("SFT124", "an answer with a preference label", "/label")
     return None
 
 
+def _without_roles(column: str, turns: list[Any]) -> str | Finding | None:
+    """What a list of turns is that does not begin with a role; None where its format shall say."""
+    if pairs.is_round(turns[0]):
+        return "pairs"
+    if all(isinstance(turn, str) for turn in turns):
+        what = "turns that are texts alone: who speaks is not said"
+        return Finding("SFT102", what, f"/{column}", alternating(column))
+    return None
+
+
 def _answered_beside(record: dict[str, Any], column: str, last: Any) -> Finding | None:
     """The finding for turns that end with the user, and a text beside them that looks like the answer."""
-    found = sorted(_ANSWERING.intersection(record)) if len(record) > 1 else []
-    if not found or not isinstance(last, dict) or ROLES.get(str(last.get("role", last.get("from")))) != "user":
+    if not isinstance(last, dict) or ROLES.get(str(last.get("role", last.get("from")))) != "user":
         return None
+    found = sorted(_ANSWERING.intersection(record))
     key = next((key for key in found if isinstance(record[key], str) and record[key].strip()), "")
     if not key:
         return None

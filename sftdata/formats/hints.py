@@ -53,9 +53,11 @@ def _inside(record: dict[str, Any], texts: list[str]) -> str:
             return f"Its turns stand inside `{key}`: jq -c '{path}' FILE > NEW.jsonl"
         if not isinstance(value, list) or not value:
             continue
+        if isinstance(value[0], dict) and isinstance(value[0].get("parts"), list):
+            return f"If these are Gemini's turns: jq -c '{_gemini(key)}' FILE > NEW.jsonl"
         if isinstance(value[0], dict) and not {"content", "value"}.isdisjoint(value[0]):
             return f"Name the column of the turns: {_column('messages', key)}."
-        if isinstance(value[0], dict) and {"role", "parts"}.isdisjoint(value[0]) and not texts:
+        if isinstance(value[0], dict) and "role" not in value[0] and not texts:
             return f"If its records are the elements of `{key}`: jq -c '{path}[]' FILE > NEW.jsonl"
         if len(value) > 1 and all(isinstance(item, str) and not item.isidentifier() for item in value):
             return alternating(key)
@@ -67,6 +69,13 @@ def alternating(column: str) -> str:
     role = 'if .key % 2 == 0 then "user" else "assistant" end'
     turns = f".[{_quoted(column)}] | to_entries[] | {{role: ({role}), content: .value}}"
     return f"If the user begins and the assistant answers: jq -c '{{messages: [{turns}]}}' FILE > NEW.jsonl"
+
+
+def _gemini(column: str) -> str:
+    """A jq program for records as the Gemini API has them: `contents`, and the system prompt beside it."""
+    system = '.systemInstruction // .system_instruction // empty | {role: "system", content: [.parts[] | {text}]}'
+    role = 'if .role == "model" then "assistant" else .role end'
+    return f"{{messages: [({system}), (.[{_quoted(column)}][] | {{role: ({role}), content: [.parts[] | {{text}}]}})]}}"
 
 
 def chosen_alone(record: dict[str, Any]) -> str:

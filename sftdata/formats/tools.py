@@ -41,6 +41,7 @@ class Tools(msgspec.Struct, frozen=True):
 
 
 NO_TOOLS = Tools()
+NO_TURN: Mapping[str, Any] = {}
 
 
 def read_tools(record: Mapping[str, Any], faults: Faults, turns: str = "") -> Tools:
@@ -49,10 +50,10 @@ def read_tools(record: Mapping[str, Any], faults: Faults, turns: str = "") -> To
     `turns` names the column of turns, the first of which may be a system message that brings the tools (GLM-4's
     form). What is said twice counts once.
     """
-    first = record[turns][0] if turns else {}
-    in_turn = "tools" in first and first.get("role", first.get("from")) in SYSTEM_NAMES
-    if not in_turn and "tools" not in record and "functions" not in record:
+    first = record[turns][0] if turns else NO_TURN
+    if "tools" not in first and "tools" not in record and "functions" not in record:
         return NO_TOOLS
+    in_turn = "tools" in first and first.get("role", first.get("from")) in SYSTEM_NAMES
     found = [(record.get(key), f"/{key}") for key in ("tools", "functions")]
     if in_turn:
         found.append((first["tools"], f"/{turns}/0/tools"))
@@ -154,14 +155,20 @@ def _call(raw: Any, where: str, tools: Tools, faults: Faults) -> ToolCall | None
     call_id = raw.get("id") if isinstance(raw.get("id"), str) else None
     if isinstance(body.get("input"), str) and "arguments" not in body:
         return ToolCall(name, body["input"], call_id)
-    key = next((key for key in _ARGUMENT_KEYS if body.get(key) is not None), "")
-    unread = [name for name in body if name not in _CALL_KEYS and name != key and body[name] is not None]
-    if unread and key:
+    key = "arguments" if body.keys() <= _CALL_KEYS else _arguments_key(body, name, where, faults)
+    return ToolCall(name, _arguments(body.get(key), name, where, tools, faults), call_id)
+
+
+def _arguments_key(body: dict[str, Any], name: str, where: str, faults: Faults) -> str:
+    """The key of the arguments of a call that has more than the usual ones; what it says elsewhere is named."""
+    key = next((key for key in _ARGUMENT_KEYS if body.get(key) is not None), "arguments")
+    unread = [other for other in body if other not in _CALL_KEYS and other != key and body[other] is not None]
+    if unread and body.get(key) is not None:
         faults.ignore(unread)
     elif unread:
         what = f"the call to {shown(name)} has no arguments, but {shown(unread[0])}"
         faults.add("SFT118", what, where, "Put the arguments under `arguments`.")
-    return ToolCall(name, _arguments(body.get(key), name, where, tools, faults), call_id)
+    return key
 
 
 def _arguments(value: Any, name: str, where: str, tools: Tools, faults: Faults) -> dict[str, Any] | str:

@@ -78,8 +78,14 @@ def _remedy(code: str, error: jsonschema_rs.ValidationError) -> str:
     if code == "SFT104" and isinstance(value, str):
         role = "assistant" if value.lower() in _MODEL_NAMES else "ROLE"
         return f"Say what it stands for: --role {shlex.quote(f'{value}={role}')} ({', '.join(ROLE_TARGETS)})."
+    if code == "SFT110" and value in ("tool_use", "tool_result"):
+        return (
+            "Write tool_use as tool_calls, and tool_result as a message of role tool (Anthropic's blocks are not read)."
+        )
     if code != "SFT103" or error.kind.name != "required" or not isinstance(value, dict):
         return ""
+    if "observation" in value and "parameters" in value:
+        return "Write the call as tool_calls of an assistant's turn, and the observation as the content of the tool's."
     field = error.kind.as_dict()["property"]
     texts = [key for key, text in value.items() if isinstance(text, str) and key not in _TURN_WORDS]
     roles = [key for key in texts if value[key] in ROLES]

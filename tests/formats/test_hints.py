@@ -74,6 +74,17 @@ def test_the_options_that_a_remedy_names_make_the_record_readable(record: Any, s
         ({"my data": [{"instruction": "Q", "output": "A"}]}, 1),
         ({"id": "0", "data": ["Q?", "A."]}, 1),
         ({"conversations": ["Q", "A"], "source": "s"}, 1),
+        (
+            {
+                "systemInstruction": {"role": "system", "parts": [{"text": "S"}]},
+                "contents": [
+                    {"role": "user", "parts": [{"text": "Q"}]},
+                    {"role": "model", "parts": [{"text": "A"}]},
+                ],
+            },
+            1,
+        ),
+        ({"contents": [{"role": "user", "parts": [{"text": "Q"}]}, {"role": "model", "parts": [{"text": "A"}]}]}, 1),
         ({"custom_id": "1", "method": "POST", "body": {"messages": [ASKED, REPLY]}}, 1),
     ],
 )
@@ -87,7 +98,24 @@ def test_the_program_that_a_remedy_names_makes_the_record_readable(record: Any, 
     assert len(found) == lines
     for result in found:
         assert isinstance(result, Conversation)
-        assert [(turn.role, str(turn.content)[0]) for turn in result.messages] == [("user", "Q"), ("assistant", "A")]
+        turns = [(turn.role, str(turn.content)[0]) for turn in result.messages]
+        assert turns[-2:] == [("user", "Q"), ("assistant", "A")]
+        assert turns[:-2] == ([("system", "S")] if "systemInstruction" in record else [])
+
+
+def test_a_call_and_its_result_in_one_turn_are_to_be_told_apart() -> None:
+    tool = {"role": "tool", "name": "f", "parameters": {"x": 1}, "observation": {"y": 2}}
+    assert remedy({"conversations": [ASKED, tool, REPLY]}).startswith("Write the call as tool_calls")
+
+
+def test_what_a_remedy_leaves_out_of_a_call_is_refused_and_not_lost() -> None:
+    part = {"functionCall": {"name": "f", "args": {}}}
+    record = {"contents": [{"role": "user", "parts": [{"text": "Q"}]}, {"role": "model", "parts": [part]}]}
+    program = re.search(r"jq -c '(.*)' FILE", remedy(record))
+    assert program is not None
+    assert "content: [.parts[] | {text}]" in program[1]
+    parts = {"messages": [ASKED, {"role": "assistant", "content": [{"text": None}]}]}
+    assert isinstance(normalise(parts), Rejection)
 
 
 def test_a_turn_without_any_role_is_given_no_content_either() -> None:
