@@ -28,10 +28,10 @@ def exit_code(command: click.Command) -> int:
 
     A reader of its output that goes away makes it 141. Raises Interrupted, whatever hides it.
     """
+    nowhere = _leads_nowhere()
     try:
         code = command.main(standalone_mode=False)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except Interrupted:
         raise
     except BaseException as error:  # noqa: BLE001 - an exit is told like any other end
@@ -39,20 +39,21 @@ def exit_code(command: click.Command) -> int:
         if hidden is not None:
             raise hidden from None
         try:
-            return _failed(error)
+            return _failed(error, nowhere=nowhere)
         except OSError:  # nobody is there to be told
             return 2
     return code if isinstance(code, int) else 0
 
 
-def _failed(error: BaseException) -> int:
-    """Say what ended a command; returns its exit code."""
+def _failed(error: BaseException, *, nowhere: bool) -> int:
+    """Say what ended a command whose output led `nowhere` from the start, or not; returns its exit code."""
     from sftdata.errors import SftdataError, ShardError
     from sftdata.report.terminal import clean
 
-    # click makes an exit of every pipe that breaks, and keeps to itself which one it was
+    # click makes an exit of every pipe that breaks, and keeps to itself which one it was; so does rich, which only
+    # knows of standard output, and has put the null device in its place by now
     if isinstance(error, (SystemExit, BrokenPipeError)):
-        if _nobody_reads():
+        if _nobody_reads() or (_leads_nowhere() and not nowhere):
             return _NOBODY_READS
         click.echo("error: a pipe or connection broke, and it was not standard output", err=True)
         return 2
@@ -73,6 +74,13 @@ def _failed(error: BaseException) -> int:
         traceback.print_exception(error)
         click.echo("error: this is a defect of sftdata, or of what it runs on; please report it", err=True)
     return 2
+
+
+def _leads_nowhere() -> bool:
+    try:
+        return os.fstat(1).st_rdev == os.stat(os.devnull).st_rdev
+    except OSError:
+        return False
 
 
 def _nobody_reads() -> bool:

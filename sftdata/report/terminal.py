@@ -42,7 +42,7 @@ class Progress:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
-        self._tty = sys.stderr is not None and sys.stderr.isatty() and not quiet
+        self._tty = sys.stderr.isatty() and not quiet
         self._bar: RichProgress | None = None
         self._task: TaskID | None = None
         self._name, self._total, self._done = "", 0, 0
@@ -107,9 +107,8 @@ class Progress:
 
 def _tell(line: str) -> None:
     """A line of progress; a terminal or a pipe that has gone away is no reason to end a run of hours."""
-    if sys.stderr is not None:
-        with contextlib.suppress(OSError):
-            print(line, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def print_summary(report: dict[str, Any], *, out: str, as_json: bool = False, unchanged: bool = False) -> None:
@@ -174,6 +173,7 @@ def print_findings(console: Any, report: dict[str, Any]) -> None:
     for code, one in rows:
         colour = colours[one["severity"]]
         console.print(f"  [{colour}]{code}[/] {one['name']:<28} {one['count']:>9,}  ", end="")
-        console.print(one["remedy"], style="dim", markup=False)
+        told = " | ".join(one.get("fixes", [one["remedy"]]))
+        console.print(clean(told), style="dim", markup=False)
     for note in report.get("notes", []):
         console.print(f"  note      {note}", style="dim", markup=False)

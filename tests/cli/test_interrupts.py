@@ -17,6 +17,7 @@ from sftdata.errors import OutputError
 from sftdata_cli.exits import exit_code
 from sftdata_cli.interrupts import ending_cleanly, interruptible
 
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import errno, os, signal, sys, time
 from sftdata_cli.interrupts import ending_cleanly, interruptible
@@ -201,14 +202,40 @@ def test_an_end_of_file_somewhere_inside_is_no_ctrl_c(
     assert "no data left" in capsys.readouterr().err
 
 
-def test_a_reader_that_goes_away_ends_the_command_quietly() -> None:
+PRINTERS = {
+    "click": ("rule",),
+    "rich": (
+        "inspect",
+        "examples/data/messages.jsonl",
+        "--line",
+        "1",
+        "--tokenizer",
+        "builtin",
+        "--template",
+        "chatml",
+    ),
+}
+
+
+@pytest.mark.parametrize("arguments", PRINTERS.values(), ids=PRINTERS)
+def test_a_reader_that_goes_away_ends_the_command_quietly(arguments: tuple[str, ...]) -> None:
     """Its exit code is that of any other command, and none that means something about the data."""
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, "-m", "sftdata_cli", "rule"]
-    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    command = [sys.executable, "-m", "sftdata_cli", *arguments]
+    done = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("arguments", PRINTERS.values(), ids=PRINTERS)
+def test_a_closed_output_leads_nowhere(arguments: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "sftdata_cli", *arguments]
+    closed = lambda: (os.close(0), os.close(1))  # noqa: E731
+    done = subprocess.run(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False, preexec_fn=closed
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_pipe_that_breaks_elsewhere_is_told(
