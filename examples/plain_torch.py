@@ -7,6 +7,7 @@ torchrun --nproc-per-node 2 examples/plain_torch.py OUT
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 import torch
@@ -34,9 +35,18 @@ def tiny_model(vocab_size: int) -> torch.nn.Module:
     return model
 
 
+def own_device() -> torch.device:
+    """This rank's GPU where there are any."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device
+
+
 def train(shards: str, *, global_batch: int, micro_batch: int, steps: int, checkpoint: Path | None) -> None:
     """`steps` optimizer steps, from `checkpoint` where it exists and into it after every step."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = own_device()
     dataset = PackedDataset(shards, seed=0)
     stream = PackedStream(dataset, ElasticSampler(dataset, global_batch=global_batch, micro_batch=micro_batch))
     model = tiny_model(dataset.vocab_size).to(device)

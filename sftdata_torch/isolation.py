@@ -150,42 +150,42 @@ def _respond(model: nn.Module, batch: Batch, documents: torch.Tensor) -> tuple[_
     that change while it does not, and leaks in both directions, and in every row, are seen."""
     ids = batch["input_ids"]
     other_ids = torch.where(ids > 0, ids - 1, ids + 1)
-    before = _hidden(model, batch)
+    before, computed = _hidden(model, batch)
     if not bool(before.isfinite().all()):
         raise ConfigError(describe("the model's hidden states are not finite", where="isolation", fix="Check them."))
     own, others = [], []
     for parity in (0, 1):
         changed = documents % 2 == parity
-        after = _hidden(model, {**batch, "input_ids": torch.where(changed, other_ids, ids)})
+        after, _ = _hidden(model, {**batch, "input_ids": torch.where(changed, other_ids, ids)})
         moved = (after - before).abs().float().amax(-1).view(changed.shape)
         own.append(moved[changed].max())
         others.append(moved[~changed].max())
-    kind = ids.device.type
-    computed = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else before.dtype
     return _Response(float(torch.stack(own).min()), float(torch.stack(others).max())), computed
 
 
-def _hidden(model: nn.Module, batch: Batch) -> torch.Tensor:
-    """What the body makes of the batch, float `[B, T, H]`, when the whole model is called with it.
+def _hidden(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.dtype]:
+    """What the body makes of the batch, float `[B, T, H]`, when the whole model is called with it; and in which dtype.
 
     The decoder alone may keep documents apart by what the model around it never hands on. A model that cannot be
     told to leave the head out is asked for its decoder's states all the same.
     """
     body = _body(model)
     if body is model or not _slices_logits(model):
-        return _first(body(**batch))
-    seen: list[Any] = []
-    handle = body.register_forward_hook(lambda _module, _given, out: seen.append(out))
+        return _states(body(**batch))
+    seen: list[tuple[torch.Tensor, torch.dtype]] = []
+    handle = body.register_forward_hook(lambda _module, _given, out: seen.append(_states(out)))
     try:
         model(**batch, logits_to_keep=1)
     finally:
         handle.remove()
-    return _first(seen[-1]) if seen else _first(body(**batch))
+    return seen[-1] if seen else _states(body(**batch))
 
 
-def _first(out: Any) -> torch.Tensor:
+def _states(out: Any) -> tuple[torch.Tensor, torch.dtype]:
+    """The states and what they were computed in: asked here, because trainers put autocast into the model's forward."""
     states: torch.Tensor = out if isinstance(out, torch.Tensor) else out[0]
-    return states
+    kind = states.device.type
+    return states, torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype
 
 
 def _slices_logits(model: nn.Module) -> bool:

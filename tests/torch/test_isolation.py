@@ -216,6 +216,8 @@ def test_rounding_of_half_precision_is_no_leak_and_the_same_move_in_float32_is()
         assert_packing_isolated(model, BATCH)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert_packing_isolated(model, BATCH)
+    model.forward = torch.autocast("cpu", dtype=torch.bfloat16)(model.forward)  # as accelerate has it
+    assert_packing_isolated(model, BATCH)
 
 
 def test_leak_backwards_is_found():
