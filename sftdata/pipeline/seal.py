@@ -73,6 +73,7 @@ def seal(plan: Plan, folder: Folder, serving: Serving, results: Sequence[UnitRes
     reason = _refusal(plan, ledger)
     moves = [] if reason else final_names(results)
     facts = _facts(plan, results, serving, moves)
+    facts["fixes"] = rejects.fixes()
     report = run_report(
         plan, facts, ledger, status="refused" if reason else "sealed", reason=reason, out=folder.address
     )

@@ -9,6 +9,7 @@ What lives here: choosing and preparing those rows. What must not: the page (`re
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Rejects", "run_page", "write_report"]
 
-_A_RULE, _AT_RANDOM, _PLACES = 2, 12, 20
+_A_RULE, _AT_RANDOM, _PLACES, _FIXES = 2, 12, 20, 2
 
 
 def write_report(checked: Checked, result: Any, path: Path) -> None:
@@ -152,6 +153,7 @@ class Rejects:
     def __init__(self) -> None:
         self.places: dict[str, list[Place]] = {}
         self.rows: list[ShownRow] = []
+        self._fixes: dict[str, Counter[str]] = {}
         self._seen = 0
         self._shown: dict[str, int] = {}
 
@@ -164,12 +166,17 @@ class Rejects:
             self._take(lines[start:end])
             start = end + 1
 
+    def fixes(self) -> dict[str, list[str]]:
+        """What the records that were looked at may be helped by, a rule: the commonest first."""
+        return {code: [fix for fix, _ in seen.most_common(_FIXES)] for code, seen in self._fixes.items()}
+
     def _take(self, line: bytes) -> None:
         import json  # records may hold lone surrogates, which faster parsers refuse
 
         reject = json.loads(line)
         findings = reject["findings"]
         for one in findings:
+            self._fixes.setdefault(one["code"], Counter())[one["fix"]] += 1
             kept = self.places.setdefault(one["code"], [])
             if len(kept) < _PLACES:
                 kept.append(Place(reject["source"], reject["line"], one["pointer"], one["message"]))

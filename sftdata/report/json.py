@@ -36,6 +36,7 @@ def run_report(
         for split, bins in facts["bins"].items()
         if bins
     }
+    fixes = facts.get("fixes", {})
     return {
         "format_version": 1,
         "version": VERSION,
@@ -65,6 +66,7 @@ def run_report(
                 "severity": RULES[code].severity,
                 "count": count,
                 "remedy": RULES[code].remedy,
+                **({"fixes": fixes[code]} if code in fixes else {}),
             }
             for code, count in sorted(facts["rules"].items())
         },

@@ -67,6 +67,20 @@ def test_data_below_the_bar_is_exit_code_1(run: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
+def test_the_summary_names_the_remedy_of_the_record_and_not_of_the_rule(run: Run, tmp_path: Path) -> None:
+    source = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    end = ("--eos-token", "<|endoftext|>", "--max-reject-rate", 1)
+    code, out, _ = prepared(run, tmp_path / "out", "--template", source, *end)
+    assert code == 1
+    assert "--stop '<|im_end|>', if the model is to stop there." in out
+    report = json.loads((tmp_path / "out" / "report.json").read_bytes())
+    assert report["rules"]["SFT414"]["fixes"] == ["--stop '<|im_end|>', if the model is to stop there."]
+    assert prepared(run, tmp_path / "ended", "--template", source, *end, "--stop", "<|im_end|>")[0] == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
