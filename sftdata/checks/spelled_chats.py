@@ -25,6 +25,7 @@ _MARKS = (
     ("<start_of_turn>user", "<start_of_turn>model"),
     ("<|user|>", "<|assistant|>"),
     ("<human>:", "<bot>:"),
+    ("<s>Human:", "<s>Assistant:"),
     ("[|Human|]", "[|AI|]"),
 )
 """How the user's turn and the assistant's begin, in the spellings of templates."""

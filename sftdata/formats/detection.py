@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from sftdata.formats import alpaca, messages, pairs, prompt_completion, sharegpt, text
+from sftdata.formats.faults import shown
 from sftdata.formats.hints import alternating, chosen_alone, how_to_read
 from sftdata.formats.roles import ROLES
 from sftdata.records import Finding
@@ -32,7 +33,6 @@ _REJECTED = frozenset({"rejected_response", "rejected_messages", "non_preferred_
 """Names of the worse answer that nothing else is called."""
 _FEW = 64
 """Records of up to so many columns are looked up by their columns."""
-_SPEAKER = frozenset({"role", "from"})
 _SHAREGPT_ROLES = frozenset({"human", "gpt", "prompter", "chatgpt", "bing", "bard"})
 _TURNS = frozenset({"messages", *sharegpt.KEYS})
 
@@ -58,6 +58,11 @@ def detect(record: dict[str, Any]) -> str | Finding:
         if _ANSWERING.isdisjoint(record):
             return name
         return _answered_beside(record, column, turns[-1]) or name
+    if name == "text":
+        speaker = record.get("role", record.get("from"))
+        if isinstance(speaker, str) and speaker in ROLES:
+            return Finding("SFT126", f"`text` beside its speaker, {shown(speaker)}", "/text", _JOIN_IT)
+        return name
     if isinstance(name, Finding) and name.code == "SFT125" and record:
         asking, answering = prompt_completion.PROMPT_KEYS, prompt_completion.COMPLETION_KEYS
         return msgspec.structs.replace(name, fix=how_to_read(record, asking, answering))
@@ -129,8 +134,6 @@ def _by_keys(keys: tuple[str, ...]) -> str | Finding:
     if claimed:
         return _unless_ambiguous(claimed[0], present)
     if text.claims(present):
-        if present & _SPEAKER:
-            return Finding("SFT126", "`text` beside the role of its speaker", "/text", _JOIN_IT)
         others = sorted(present & (_ASKING | _ANSWERING))
         if not others:
             return "text"

@@ -5,6 +5,7 @@ What lives here: looking at the values of a record that is refused anyway. What 
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Collection
 from typing import Any
@@ -19,7 +20,8 @@ _ASIDE = frozenset(
     }
 )
 """Columns that are neither a question nor an answer, whatever text they hold."""
-_LONG = 64
+_THOUGHT = re.compile(r"cot\b|_cot|reason|think|thought|rationale", re.IGNORECASE)
+"""How columns are called that hold what was thought before the answer."""
 
 
 def how_to_read(record: dict[str, Any], asking: Collection[str], answering: Collection[str]) -> str:
@@ -38,11 +40,17 @@ def how_to_read(record: dict[str, Any], asking: Collection[str], answering: Coll
     inside = _inside(record, texts)
     if inside or not texts:
         return inside or "Map its columns, such as --column prompt=ASKED --column completion=ANSWERED."
-    if len(texts) == 1:
-        return f"If it is a text to train as it stands: {_column('text', texts[0])}."
-    fields = ("instruction", "input", "output") if len(texts) == 3 else ("prompt", "completion")
-    names = texts if len(texts) == 3 else (texts[0], texts[-1])
-    return f"Map its columns, such as {' '.join(map(_column, fields, names))}."
+    thought = next((key for key in texts if _THOUGHT.search(key)), "") if len(texts) > 2 else ""
+    said = [key for key in texts if key != thought]
+    if len(said) == 1:
+        return f"If it is a text to train as it stands: {_column('text', said[0])}."
+    fields = ("instruction", "input", "output") if len(said) == 3 else ("prompt", "completion")
+    named = [
+        _column(field, name)
+        for field, name in zip(fields, said if len(said) == 3 else (said[0], said[-1]), strict=True)
+    ]
+    named += [_column("reasoning_content", thought)] if thought else []
+    return f"Map its columns, such as {' '.join(named)}."
 
 
 def _inside(record: dict[str, Any], texts: list[str]) -> str:
@@ -88,6 +96,9 @@ def chosen_alone(record: dict[str, Any]) -> str:
     first = chosen[0] if isinstance(chosen, list) and chosen else None
     if isinstance(first, dict) and first.get("role") in ("user", "system"):
         return f"To train the chosen answers alone: {_column('messages', 'chosen')}."
+    if "prompt" in record and isinstance(record.get("chosen_response"), str):
+        named = f"{_column('completion', 'chosen_response')} --input-format prompt-completion"
+        return f"To train the chosen answers alone: {named}."
     if "prompt" in record and (isinstance(chosen, str) or isinstance(first, dict)):
         return f"To train the chosen answers alone: {_column('completion', 'chosen')}."
     if "chosen_messages" in record:

@@ -78,6 +78,8 @@ def _remedy(code: str, error: jsonschema_rs.ValidationError) -> str:
     if code == "SFT104" and isinstance(value, str):
         role = "assistant" if value.lower() in _MODEL_NAMES else "ROLE"
         return f"Say what it stands for: --role {shlex.quote(f'{value}={role}')} ({', '.join(ROLE_TARGETS)})."
+    if code == "SFT101" and isinstance(value, str) and value.lstrip().startswith("["):
+        return "The text is not JSON: write the column with json.dumps, not as Python prints it."
     if code == "SFT110" and value in ("tool_use", "tool_result"):
         return (
             "Write tool_use as tool_calls, and tool_result as a message of role tool (Anthropic's blocks are not read)."

@@ -23,6 +23,7 @@ def codes(record: object) -> list[str]:
         "<s>[INST] Hi [/INST] Hello </s>",
         "Below is an instruction.\n\n### Instruction:\nSay hi\n\n### Response:\nhi",
         "\n\nHuman: Hi\n\nAssistant: Hello",
+        "<s>Human: Hi\n</s><s>Assistant: Hello\n</s>",
         "A chat. USER: is not it.\nUSER: Hi\nASSISTANT: Hello",
     ],
 )

@@ -48,6 +48,7 @@ GPT_TURNS = [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]
         ({"messages": [TURNS[0], {"role": "assistant", "tool_calls": [{"name": "f"}]}], "answer": ""}, "messages"),
         ({"text": "T"}, "text"),
         ({"text": "T", "url": "u", "timestamp": 1, "label": True}, "text"),
+        ({"text": "T", "from": "the web"}, "text"),
         ({"messages": None, "prompt": "Q", "completion": "A", "text": None}, "prompt-completion"),
     ],
 )

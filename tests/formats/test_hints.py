@@ -31,6 +31,9 @@ def remedy(record: Any) -> str:
         ({"content": "Q", "summary": "A"}, ["Q", "A"]),
         ({"toy text": "T"}, ["T"]),
         ({"ask": "Q", "given": "I", "reply": "A"}, ["Q\n\nI", "A"]),
+        ({"Question": "Q", "Complex_CoT": "R", "Response": "A"}, ["Q", "A"]),
+        ({"ask": "Q", "given": "I", "rationale": "R", "reply": "A"}, ["Q\n\nI", "A"]),
+        ({"prompt": "Q", "chosen_response": "A", "rejected_response": "B"}, ["Q", "A"]),
         ({"query": "Q", "answers": "A", "id": 1, "repo_name": "x"}, ["Q", "A"]),
         ({"output": "A", "asked": "Q"}, ["Q", "A"]),
         ({"items": [ASKED, REPLY], "model": "m"}, ["Q", "A"]),
@@ -106,6 +109,15 @@ def test_the_program_that_a_remedy_names_makes_the_record_readable(record: Any, 
 def test_a_call_and_its_result_in_one_turn_are_to_be_told_apart() -> None:
     tool = {"role": "tool", "name": "f", "parameters": {"x": 1}, "observation": {"y": 2}}
     assert remedy({"conversations": [ASKED, tool, REPLY]}).startswith("Write the call as tool_calls")
+
+
+def test_a_list_as_python_prints_it_is_told_from_json() -> None:
+    assert "json.dumps" in remedy({"messages": "[{'role': 'user', 'content': 'Q'}]", "id": "1"})
+
+
+def test_reasoning_is_not_taken_for_the_input_of_an_instruction() -> None:
+    said = remedy({"Question": "Q", "Complex_CoT": "R", "Response": "A"})
+    assert "--column reasoning_content=Complex_CoT" in said
 
 
 def test_what_a_remedy_leaves_out_of_a_call_is_refused_and_not_lost() -> None:
