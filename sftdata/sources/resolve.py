@@ -14,9 +14,10 @@ import msgspec
 from sftdata.errors import InputError, describe
 from sftdata.sources import hub
 from sftdata.sources.compression import magic_compression
+from sftdata.sources.foreign import refuse_foreign
 from sftdata.sources.items import Input
 from sftdata.sources.opening import STDIN, filesystem, is_remote, peek, real_path, steadily, windows
-from sftdata.sources.sniff import HEAD, is_prose, sniff
+from sftdata.sources.sniff import HEAD, sniff
 
 __all__ = ["COMPRESSIONS", "KINDS", "resolve"]
 
@@ -35,9 +36,8 @@ _DOUBTFUL = frozenset({"jsonl", "json", "stream"})
 _FORMS = {"lines": "jsonl", "list": "json", "values": "json"} | {
     name: name for name in ("csv", "tsv", "parquet", "arrow")
 }
-_PROSE = frozenset({".txt", ".text", ".md", ".rst"})
-"""Names of plain text, as far as the content does not say otherwise."""
-_ARCHIVE = b"PK\x03\x04"
+_START = 64
+"""So many bytes of a file show whether it is what its name says."""
 _NOT_DATA = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"})
 
 
@@ -91,26 +91,19 @@ def _named(index: int, address: str) -> Input:
 
 def _told_apart(item: Input) -> Input:
     """The input with its kind by content, where a first look does no harm and the name leaves room for doubt."""
-    one_look = is_remote(item.location) or os.path.isfile(item.location)
-    if item.kind not in _DOUBTFUL or item.compression != "none" or not one_look:
+    local = os.path.isfile(item.location)
+    if item.compression != "none" or not (local or is_remote(item.location)):
+        return item
+    if item.kind not in _DOUBTFUL:
+        if local:
+            refuse_foreign(item.address, peek(windows(item, size=_START), _START)[0])
         return item
     head, _, whole = peek(windows(item, size=HEAD), HEAD)
     compression = magic_compression(head)
     if compression != "none":
         return msgspec.structs.replace(item, compression=compression)
-    _refuse_foreign(item, head)
+    refuse_foreign(item.address, head)
     return msgspec.structs.replace(item, kind=_FORMS[sniff(head, whole=whole)])
-
-
-def _refuse_foreign(item: Input, head: bytes) -> None:
-    """Raise InputError for what holds no records, but could be made to."""
-    if head.startswith(_ARCHIVE):
-        fix = "Unpack an archive; save a spreadsheet as CSV."
-        raise InputError(describe("a zip archive, or a spreadsheet", where=item.address, expected="records", fix=fix))
-    if os.path.splitext(item.address.lower())[1] in _PROSE and is_prose(head):
-        each = "jq -Rc 'select(. != \"\") | {text: .}' FILE > NEW.jsonl"
-        fix = f"Make each line a text record: {each}, or all of it one: jq -Rsc '{{text: .}}' FILE > NEW.jsonl"
-        raise InputError(describe("plain text", where=item.address, expected="a record a line", fix=fix))
 
 
 def _nothing(given: str) -> InputError:

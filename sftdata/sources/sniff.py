@@ -10,7 +10,7 @@ from typing import Any
 
 from sftdata.sources.lines import BOM
 
-__all__ = ["HEAD", "document_decoder", "ends_early", "is_prose", "sniff"]
+__all__ = ["HEAD", "delimiter", "document_decoder", "ends_early", "is_prose", "sniff"]
 
 HEAD = 1 << 20
 """Bytes that are looked at; a first line longer than that is told by its first character."""
@@ -46,6 +46,16 @@ def sniff(head: bytes, *, whole: bool) -> str:
     if b"{" in first or _value(first) is not _BROKEN:
         return "lines"
     return "csv" if b"," in first else "tsv" if b"\t" in first else "lines"
+
+
+def delimiter(head: bytes) -> str:
+    """What separates the columns of CSV that begins with `head`: a comma, if its header has one.
+
+    >>> delimiter(b"question,answer\\n"), delimiter(b"question;answer\\n")
+    (',', ';')
+    """
+    header = head.partition(b"\n")[0]
+    return "," if b"," in header else ";" if b";" in header else "\t" if b"\t" in header else ","
 
 
 def is_prose(head: bytes) -> bool:

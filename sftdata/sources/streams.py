@@ -21,11 +21,12 @@ from sftdata.sources.items import Chunk, Input, Scan
 from sftdata.sources.lines import blocks
 from sftdata.sources.making import lines_of, too_long
 from sftdata.sources.opening import Hashed, peek, windows
-from sftdata.sources.sniff import HEAD, sniff
+from sftdata.sources.sniff import HEAD, delimiter, sniff
 from sftdata.sources.spool import Spooled, SpoolWriter, spool_path
 
 __all__ = ["scan"]
 
+_TABLES = frozenset({"parquet", "arrow"})
 _NAMED = frozenset({"csv", "tsv", "parquet", "arrow"})
 """Kinds that the name decides; JSON in all its forms is told by its content."""
 
@@ -41,7 +42,7 @@ def scan(item: Input, spool: Path) -> Scan:
     decoded = Decoded(raw, compression)
     head, plain, whole = peek(decoded, HEAD)
     form = item.kind if item.kind in _NAMED else sniff(head, whole=whole)
-    if form not in _FORMS:
+    if form in _TABLES:
         with durable(tables.copy_path(spool, item)) as (path,), path.open("wb") as copy:
             copy.writelines(plain)
         chunks, findings = tables.cut(str(tables.copy_path(spool, item)), item)
@@ -50,7 +51,8 @@ def scan(item: Input, spool: Path) -> Scan:
     else:
         container = Container(decoded)
         try:
-            chunks = _spooled(item, spool, _FORMS[form](plain, container))
+            found = _csv(head) if form == "csv" else _FORMS[form]
+            chunks = _spooled(item, spool, found(plain, container))
         except csv_rows.BadHeader as error:
             raise InputError(describe(str(error), where=item.address, fix="Correct the header.")) from error
         findings = container.findings
@@ -64,6 +66,11 @@ def _spooled(item: Input, spool: Path, found: Iterator[Spooled]) -> list[Chunk]:
         for one in found:
             writer.add(one)
     return writer.chunks
+
+
+def _csv(head: bytes) -> Callable[[Iterator[bytes], Container], Iterator[Spooled]]:
+    """Rows as the header separates its columns: the decimal comma has some programs write semicolons."""
+    return functools.partial(csv_rows.rows, delimiter=delimiter(head))
 
 
 def _lines(windows: Iterator[bytes], container: Container) -> Iterator[Spooled]:
@@ -83,7 +90,6 @@ _FORMS: dict[str, Callable[[Iterator[bytes], Container], Iterator[Spooled]]] = {
     "lines": _lines,
     "list": documents.list_elements,
     "values": documents.values,
-    "csv": csv_rows.rows,
     "tsv": functools.partial(csv_rows.rows, delimiter="\t"),
 }
-"""How the records of a form are found; the other forms are tables."""
+"""How the records of a form are found; those of CSV depend on its header, and the other forms are tables."""

@@ -139,6 +139,22 @@ def test_plain_text_is_refused_with_the_ways_to_make_it_records(name: str, conte
     assert "jq -Rc" in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet", "a"])
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 12\n", "git lfs pull"),
+        (b"<!DOCTYPE html>\n<html></html>", "HTML page"),
+        ('{"text": "T"}\n'.encode("utf-16"), "iconv -f UTF-16"),
+    ],
+)
+def test_what_is_no_data_is_refused_by_what_it_is(name: str, content: bytes, what: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=what):
+        sources.resolve([str(path)])
+
+
 def test_an_archive_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     with zipfile.ZipFile(path, "w") as archive:

@@ -91,6 +91,7 @@ KINDS: dict[str, tuple[str, Callable[[list[dict[str, Any]]], bytes], list[int]]]
     "list on one line": (".json", lambda records: json.dumps(records).encode(), [1] * len(ROWS)),
     "objects over several lines": (".json", _objects, [4 * row - 3 for row in ROWS]),
     "csv": (".csv", _csv, _csv_lines()),
+    "csv with semicolons": (".csv", partial(_csv, delimiter=";"), _csv_lines()),
     "tsv": (".tsv", partial(_csv, delimiter="\t"), _csv_lines()),
     "parquet": (".parquet", _parquet, ROWS),
     "feather": (".feather", _feather, ROWS),
