@@ -17,7 +17,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -175,9 +175,9 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
 def assert_can_be_saved(optimizer: torch.optim.Optimizer | ReleasingOptimizer) -> None:
     """Return if the optimizer's state is plain tensors and numbers; raise ConfigError before a run depends on it."""
     for member in members(optimizer):
-        for state in member.state.values():
+        for _, state in _states(member):
             for key, value in state.items():
-                if type(value) not in (torch.Tensor, DTensor) and not isinstance(value, _PLAIN):
+                if not _can_be_saved(value):
                     raise ConfigError(
                         describe(
                             f"its state {key!r} is a {type(value).__qualname__}, which is saved by pickle only",
@@ -185,6 +185,19 @@ def assert_can_be_saved(optimizer: torch.optim.Optimizer | ReleasingOptimizer) -
                             fix="Use adamw.",
                         )
                     )
+
+
+def _can_be_saved(value: Any) -> bool:
+    return type(value) in (torch.Tensor, DTensor) or isinstance(value, _PLAIN)
+
+
+def _states(member: torch.optim.Optimizer) -> Iterable[tuple[torch.Tensor, Mapping[str, Any]]]:
+    """Every weight with its state. What an optimizer holds in objects of its own (FlashAdamW does) it gives out as
+    tensors in its state dict, and takes back so."""
+    if all(_can_be_saved(value) for state in member.state.values() for value in state.values()):
+        return member.state.items()
+    weights = [weight for group in member.param_groups for weight in group["params"]]
+    return [(weights[at], state) for at, state in member.state_dict()["state"].items()]
 
 
 class OptimizerState(NamedTuple):
@@ -203,7 +216,7 @@ def optimizer_state(
     tensors: dict[str, torch.Tensor] = {}
     plain: dict[str, dict[str, Any]] = {}
     for member in members(optimizer):
-        for weight, state in member.state.items():
+        for weight, state in _states(member):
             for key, value in state.items():
                 if isinstance(value, torch.Tensor):
                     full = whole(value.detach())

@@ -144,7 +144,12 @@ def _from(module: str, attribute: str, package: str) -> Make:
             raise ConfigError(
                 describe(f"{attribute} needs {package}: {error}", where="optimizer", fix=f"pip install {package}")
             ) from error
-        made: torch.optim.Optimizer = found(groups, lr=lr, betas=BETAS, eps=EPS)
+        try:
+            made: torch.optim.Optimizer = found(groups, lr=lr, betas=BETAS, eps=EPS)
+        except (NotImplementedError, ValueError) as error:
+            raise ConfigError(
+                describe(f"{attribute} cannot be used here: {error}", where="optimizer", fix="Use adamw.")
+            ) from error
         return made
 
     return make

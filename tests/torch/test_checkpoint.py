@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -73,12 +74,67 @@ def test_eight_bit_states_are_saved_and_go_on_bit_for_bit(tmp_path):
     assert all(torch.equal(ours[name], value) for name, value in theirs.items())
 
 
+class Held:
+    """A momentum as an optimizer may keep it: not as a tensor."""
+
+    def __init__(self, value):
+        self.value = value
+
+
+class Wrapping(torch.optim.Optimizer):
+    """Momentum in objects, and in tensors in the state dict: the manner of FlashAdamW, which needs a GPU."""
+
+    def __init__(self, weights):
+        super().__init__(weights, {"lr": 1e-2})
+
+    @torch.no_grad()
+    def step(self):
+        for weight in (each for group in self.param_groups for each in group["params"] if each.grad is not None):
+            held = self.state[weight].setdefault("momentum", Held(torch.zeros_like(weight)))
+            held.value.mul_(0.9).add_(weight.grad)
+            weight.sub_(held.value, alpha=1e-2)
+
+    def state_dict(self):
+        out = super().state_dict()
+        state = {at: {"momentum::raw": each["momentum"].value} for at, each in out["state"].items()}
+        return {**out, "state": state}
+
+    def __setstate__(self, state):
+        wrapped = {weight: {"momentum": Held(each["momentum::raw"])} for weight, each in state["state"].items()}
+        super().__setstate__({**state, "state": wrapped})
+
+
+def test_states_in_objects_are_saved_as_the_tensors_of_the_state_dict(tmp_path):
+    model = causal("gemma")
+    optimizer = Wrapping(list(model.parameters()))
+    train_step(LossModel(model), optimizer, BATCH, device=torch.device("cpu"))
+    assert_can_be_saved(optimizer)
+    save_optimizer(tmp_path, optimizer_state(model, optimizer))
+    again = causal("gemma")
+    again.load_state_dict(model.state_dict())
+    restored = Wrapping(list(again.parameters()))
+    load_optimizer(tmp_path, again, restored)
+    for each, its in ((model, optimizer), (again, restored)):
+        train_step(LossModel(each), its, BATCH, device=torch.device("cpu"))
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+
+
 def test_an_optimizer_whose_package_is_missing_says_which(monkeypatch):
     for name, module in (("flashadamw", "flashoptim"), ("adamw8bit", "bitsandbytes.optim")):
         monkeypatch.setitem(sys.modules, module, None)
         package = module.partition(".")[0]
         with pytest.raises(ConfigError, match=f"needs {package}: .*pip install {package}"):
             make_optimizer(causal("llama"), name, lr=1e-3)
+
+
+def test_an_optimizer_that_its_package_refuses_to_make_is_named(monkeypatch):
+    def refuse(groups, **options):
+        raise NotImplementedError("Quantization requires a CUDA device.")
+
+    monkeypatch.setitem(sys.modules, "flashoptim", SimpleNamespace(FlashAdamW=refuse))
+    with pytest.raises(ConfigError, match=r"FlashAdamW cannot be used here: Quantization requires .* Use adamw\."):
+        make_optimizer(causal("llama"), "flashadamw", lr=1e-3)
 
 
 def test_optimizer_of_other_weights_is_refused(tmp_path):
