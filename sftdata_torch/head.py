@@ -115,6 +115,9 @@ def hidden_states(model: nn.Module, batch: Batch) -> torch.Tensor:
     return states
 
 
+_ELSEWHERE = "This head would compute a wrong loss; train the model with Trainer or TRL (docs/trainers.md)."
+
+
 @torch.no_grad()
 def assert_head_is_whole(model: nn.Module, batch: Batch) -> None:
     """Return if body, head, scale and cap of `model` make the logits that its own forward pass makes.
@@ -131,6 +134,14 @@ def assert_head_is_whole(model: nn.Module, batch: Batch) -> None:
     finally:
         model.train(training)
     weight, bias, shape = head_of(model)
+    if hidden.shape[-1] != weight.shape[1]:
+        raise ConfigError(
+            describe(
+                f"its decoder gives {hidden.shape[-1]} numbers a token, and its head takes {weight.shape[1]}",
+                where=type(model).__name__,
+                fix=_ELSEWHERE,
+            )
+        )
     ours = torch.nn.functional.linear(hidden.to(weight.dtype), weight, bias).float() * shape.scale
     if shape.softcap is not None:
         ours = torch.tanh(ours / shape.softcap) * shape.softcap
@@ -141,6 +152,6 @@ def assert_head_is_whole(model: nn.Module, batch: Batch) -> None:
             describe(
                 f"its logits are not its head's product with {shape}: they differ by up to {difference:.3g}",
                 where=type(model).__name__,
-                fix="This head would compute a wrong loss; train the model with Trainer or TRL (docs/trainers.md).",
+                fix=_ELSEWHERE,
             )
         )

@@ -9,6 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from sftdata.errors import ConfigError, describe
 from sftdata_torch.modes import decoder_layers
 from sftdata_torch.settings import TrainSettings
@@ -30,6 +33,7 @@ def adapt(model: Any, settings: TrainSettings, checkpoint: Path | None = None) -
     config = LoraConfig(
         task_type="CAUSAL_LM",
         target_modules="all-linear",  # peft leaves the output head out
+        exclude_modules=_routers(model) or None,
         r=settings.lora_rank,
         lora_alpha=2 * settings.lora_rank if settings.lora_alpha is None else settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
@@ -40,6 +44,18 @@ def adapt(model: Any, settings: TrainSettings, checkpoint: Path | None = None) -
         raise ConfigError(
             describe(f"peft has no adapters for this model: {error}", where="lora_rank", fix="Train it whole.")
         ) from error
+
+
+def _routers(model: nn.Module) -> list[str]:
+    """Linear layers that give more than their product, so that nothing can be added to it: the routers of some models
+    with experts. Whether one does is tried out."""
+    found = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and type(module).forward is not nn.Linear.forward:
+            with torch.no_grad():
+                if not isinstance(module(module.weight.new_zeros(1, module.in_features)), torch.Tensor):
+                    found.append(name)
+    return found
 
 
 def freeze_layers(model: Any, count: int) -> None:

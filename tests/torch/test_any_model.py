@@ -67,3 +67,16 @@ def test_adapters_that_peft_does_not_have_are_refused(tmp_path):
     made("mamba", "eager").save_pretrained(tmp_path / "mamba")
     with pytest.raises(ConfigError, match=r"lora_rank: peft has no adapters for this model: .*Train it whole\."):
         train(settings(tmp_path, model=str(tmp_path / "mamba"), lora_rank=2))
+
+
+def test_adapters_leave_routers_alone_that_give_more_than_a_product(tmp_path):
+    made("phimoe", "eager").save_pretrained(tmp_path / "phimoe")
+    chosen = settings(tmp_path, model=str(tmp_path / "phimoe"), attention="sdpa", lora_rank=2, max_steps=1)
+    assert train(chosen).finished
+
+
+def test_a_model_whose_decoder_is_not_found_is_refused_by_name(tmp_path):
+    """Llama 4 answers for its own decoder, and gives logits."""
+    made("llama4", "eager").save_pretrained(tmp_path / "llama4")
+    with pytest.raises(ConfigError, match=r"Llama4ForCausalLM: its decoder gives 97 numbers a token, and its head"):
+        train(settings(tmp_path, model=str(tmp_path / "llama4"), attention="sdpa"))
