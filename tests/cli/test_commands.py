@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from sftdata.formats import FORMAT_NAMES
 from sftdata_cli.main import main
 from tests.pipeline.runs import HOLD, held, until
 
@@ -306,5 +307,5 @@ def test_lists_are_machine_readable(run: Run) -> None:
     assert code == 0
     assert {"chatml", "plain", "qwen3"} <= {one["name"] for one in json.loads(out)}
     code, out, _ = run("formats", "--format", "json")
-    assert {one["name"] for one in json.loads(out)} == {"alpaca", "sharegpt", "messages", "prompt-completion", "text"}
+    assert {one["name"] for one in json.loads(out)} == set(FORMAT_NAMES)
     assert "im_start" in run("template", "show", "chatml")[1]
