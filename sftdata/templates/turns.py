@@ -22,16 +22,14 @@ from sftdata.templates.opinion import second_opinion
 from sftdata.templates.reply import (
     REASONING_TAGS,
     Block,
-    StopInfo,
     closed_block,
-    common_prefix,
     content_end,
     filled_block,
     find_seam,
-    find_stop,
     open_reasoning,
     written_block,
 )
+from sftdata.templates.stops import StopReader
 
 __all__ = ["Reply", "ServingOptions", "TurnReader"]
 
@@ -78,12 +76,15 @@ class TurnReader:
         self._options = options
         self._special = special
         policy = options.control
-        kept_apart = () if policy.mode == "allow" else policy.everywhere
-        self._inner_stops = tuple(stop for stop in options.stop_tokens if stop in kept_apart)
+        self._stops = StopReader(
+            options.stop_tokens,
+            special,
+            kept_apart=() if policy.mode == "allow" else policy.everywhere,
+            appended=options.eos_token if options.append_eos else None,
+        )
         self._tags: tuple[tuple[str, str], ...] | None = None
         self._own: Block | None = None
         self._behind: dict[tuple[object, ...], str] = {}
-        self._stops: dict[tuple[str, str], StopInfo] = {}
 
     @functools.cached_property
     def arguments(self) -> str:
@@ -125,13 +126,16 @@ class TurnReader:
         start = self._start(prompt, rendered, end, chat, turn, message)
         if isinstance(start, Finding):
             return start
-        stop = self._stop(rendered, end, chat, turn, message)
+        stop = self._stops.read(
+            rendered, end, lambda: self._followed(chat, turn), chat.markers, calls=bool(message.tool_calls)
+        )
+        self.irregular |= self._stops.irregular
         if isinstance(stop, Finding):
             return stop
         lead, begin = start
-        inside = find_stop(rendered[begin:end], self._inner_stops, self._special, chat.markers).end
+        inside = self._stops.inside(rendered[begin:end], chat.markers)
         if inside is not None:
-            return _stops_inside(next(one for one in self._inner_stops if rendered[: begin + inside].endswith(one)))
+            return inside
         note = None if marked is None else self._compared(rendered, marked, begin, end, chat, turn)
         return Reply(lead + rendered[begin:end] + stop, note)
 
@@ -296,67 +300,6 @@ class TurnReader:
             return Finding("SFT319", "the template prints the tool calls of this reply in a way that depends on them")
         return len(rendered) - len(behind)
 
-    def _stop(self, rendered: str, end: int, chat: Chat, turn: int, message: Message) -> str | Finding:
-        """The text from the content's end through the stop.
-
-        A special token between the content and the first stop is the turn's real end, missing from the stop set,
-        unless the template writes the same before every next turn: `<|end|>\n<|endoftext|>` after the last reply
-        and `<|end|>\n<|user|>` before the next is refused, `<|END_RESPONSE|><|END_OF_TURN|>` in both is the reply's.
-        """
-        behind = rendered[end:]
-        info = self._stop_info(behind, chat.markers)
-        if info.end is not None:
-            through = behind[: info.end]
-            if info.foreign is None:
-                return through
-            self.irregular = True
-            following = self._followed(chat, turn) or ""
-            if following.startswith(through):
-                return through
-            shared = common_prefix(through, following)
-            token = self._stop_info(shared, chat.markers).foreign
-            if message.tool_calls and (token is None or self._goes_on_with_a_stop(following, token)):
-                return through
-            return _not_a_stop(token or info.foreign)
-        self.irregular = True
-        return self._stop_of_next_turn(behind, chat, turn, info)
-
-    def _goes_on_with_a_stop(self, following: str, token: str) -> bool:
-        """Whether a stop stands right behind the token, which is then the end of the calls and not of their turn."""
-        return following.partition(token)[2].lstrip().startswith(self._options.stop_tokens)
-
-    def _stop_of_next_turn(self, behind: str, chat: Chat, turn: int, info: StopInfo) -> str | Finding:
-        """The stop of a reply that nothing of its own closes: what the next turn's header opens with, or eos."""
-        following = self._followed(chat, turn) or ""
-        own = behind.rstrip()
-        bare = following[len(own) :].lstrip() if following.startswith(own) else ""
-        stop = next((one for one in self._options.stop_tokens if bare.startswith(one)), None)
-        if stop is not None and (info.foreign is None or chat.messages[turn].get("tool_calls")):
-            return following[: len(following) - len(bare)] + stop
-        if info.foreign is not None:
-            return _not_a_stop(info.foreign)
-        if self._options.append_eos and self._options.eos_token:
-            return behind.rstrip() + self._options.eos_token
-        what = "the template prints nothing after the reply that ends the turn"
-        opening = self._special.match(bare)
-        if opening is None:
-            return Finding("SFT413", what)
-        return Finding(
-            "SFT413",
-            f"{what}, and the next one opens with {opening[0]!r}, which is not in the stop set",
-            fix=f"--stop '{opening[0]}', if the model is to stop there, or --append-eos.",
-        )
-
-    def _stop_info(self, behind: str, markers: str) -> StopInfo:
-        key = (behind, markers)
-        info = self._stops.get(key)
-        if info is None:
-            info = find_stop(behind, self._options.stop_tokens, self._special, markers)
-            if len(self._stops) > 1024 or len(behind) > 4096:
-                self._stops.clear()
-            self._stops[key] = info
-        return info
-
     def _followed(self, chat: Chat, turn: int) -> str | None:
         """What stands behind the content, or the last call's name, when another turn follows.
 
@@ -408,20 +351,3 @@ def _calling(message: dict[str, Any], place: int) -> dict[str, Any]:
     calls = list(message["tool_calls"])
     calls[place] = renamed(calls[place], _SENTINEL)
     return {**message, "tool_calls": calls}
-
-
-def _not_a_stop(token: str) -> Finding:
-    return Finding(
-        "SFT414",
-        f"the template closes the turn with {token!r}, which is not in the stop set",
-        fix=f"--stop '{token}', if the model is to stop there.",
-    )
-
-
-def _stops_inside(stop: str) -> Finding:
-    return Finding(
-        "SFT424",
-        f"the template writes {stop!r}, which ends a turn, before the end of this reply: serving stops there",
-        fix="Use a template that writes it at the end alone; or, if the model goes on behind it, name another end: "
-        "leave it out of --stop, or give --eos-token.",
-    )

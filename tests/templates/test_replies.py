@@ -340,3 +340,14 @@ def test_remedies_name_the_arguments_that_the_template_reads() -> None:
     refused = unroll(source, ASK, ANSWER, template_arg={"mode": 1})
     assert isinstance(refused, Rejection)
     assert (refused.findings[-1].code, "it reads mode, think" in refused.findings[-1].fix) == ("SFT316", True)
+
+
+def test_the_token_that_is_named_as_the_end_of_a_turn_is_none_that_opens_one() -> None:
+    """The template asks for the next reply whether it is told to or not."""
+    source = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}"
+        "<|im_start|>assistant\n<think></think>"
+    )
+    outcome = unroll(source, ASK, ANSWER, eos_token="<|endoftext|>", append_eos=False)
+    assert isinstance(outcome, Rejection)
+    assert (outcome.findings[-1].code, "--stop '<|im_end|>'" in outcome.findings[-1].fix) == ("SFT414", True)
