@@ -113,9 +113,9 @@ def block_attention(
     """The same document by document: exact on every device and in every dtype. Needs no `max_length_q`.
 
     A document is one SDPA call, or where the model caps its scores (`softcap`) or has sinks (`s_aux`) the product
-    written out. Costs a device-to-host copy of `cu_seq_lens_q` a layer where that lies on a device.
+    written out. Costs a device-to-host copy of `cu_seq_lens_q` a batch where that lies on a device.
     """
-    cuts: list[int] = _bounds(module, query, key, attention_mask, asked).tolist()
+    cuts = _read_once(_bounds(module, query, key, attention_mask, asked))
     tokens = query.shape[2]
     if cuts[0] != 0 or cuts[-1] != tokens:
         raise _refusal(
@@ -140,6 +140,14 @@ def block_attention(
                 )
             parts.append(part)
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _read_once(bounds: torch.Tensor) -> list[int]:
+    """The bounds as numbers, kept with the tensor: all layers are given the same one, and each would wait for it."""
+    if not hasattr(bounds, "_as_numbers"):
+        bounds._as_numbers = bounds.tolist()  # type: ignore[attr-defined]
+    numbers: list[int] = bounds._as_numbers  # type: ignore[attr-defined]
+    return numbers
 
 
 ATTENTION: dict[str, Callable[..., tuple[torch.Tensor, None]]] = {

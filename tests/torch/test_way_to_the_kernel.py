@@ -98,6 +98,17 @@ def test_a_step_waits_for_the_device_once(family, mode, kernel_on_cpu, monkeypat
     assert ours == ["aten::_local_scalar_dense"] * (releases and family != "mixtral") + ["tolist"]
 
 
+@pytest.mark.parametrize("mode", ["fast", "lean"])
+def test_documents_by_themselves_cost_one_wait_a_batch_and_not_one_a_layer(mode, monkeypatch):
+    """What caps its scores goes this way on a GPU, too."""
+    model = made("gemma2", PACKED, num_hidden_layers=3, layer_types=["full_attention"] * 3).train()
+    apply_mode(model, MODES[mode])
+    batches = [PackedCollator()(ROWS[at:]) for at in range(2)]
+    with Waits(monkeypatch) as waits:
+        train_step(LossModel(model), SGD(model.parameters()), batches, device=CPU, autocast=torch.bfloat16)
+    assert waits.seen == ["tolist"] * 3
+
+
 class Compilations:
     """A backend that counts what it is asked to compile, and compiles nothing."""
 
