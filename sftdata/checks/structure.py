@@ -41,9 +41,9 @@ def _tools(conversation: Conversation) -> Iterator[Finding]:
     for tool in conversation.tools:
         function = tool.get("function", tool)
         parameters = function.get("parameters") if isinstance(function, dict) else None
-        if not isinstance(parameters, dict):
+        if not isinstance(parameters, dict) or not isinstance(function.get("name"), str):
             continue
-        declared[function.get("name")] = msgspec.json.encode(parameters, order="deterministic")
+        declared[function["name"]] = msgspec.json.encode(parameters, order="deterministic")
     for message, pointer in zip(conversation.messages, conversation.pointers, strict=True):
         for call in message.tool_calls:
             if call.name in declared and isinstance(call.arguments, dict):

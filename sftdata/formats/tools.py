@@ -87,6 +87,8 @@ def _listed(value: Any, base: str, faults: Faults) -> list[dict[str, Any]]:
         tool = _decoded(tool) if isinstance(tool, str) else tool
         place = f"{base}/{index}" if isinstance(value, list) else base
         if isinstance(tool, dict) and isinstance(tool.get("function"), (dict, type(None))):
+            if not isinstance((tool.get("function") or tool).get("name"), (str, type(None))):
+                faults.add("SFT129", "a tool's name is not text", place)
             read.append(_wrapped(_without_nulls(tool) if padded else tool))
         elif isinstance(tool, dict):
             faults.add("SFT129", "a tool's `function` is not a JSON object", f"{place}/function")

@@ -87,6 +87,13 @@ def test_a_broken_tool_in_the_system_turn_is_found_where_it_stands() -> None:
     assert [(found.code, found.pointer) for found in result.findings] == [("SFT129", "/0/tools/0")]
 
 
+@pytest.mark.parametrize("name", [5, {"a": 1}, ["f"]])
+def test_a_tool_whose_name_is_no_text_is_refused(name: Any) -> None:
+    parameters = {"type": "object", "properties": {}}
+    for tool in ({"name": name, "parameters": parameters}, {"function": {"name": name, "parameters": parameters}}):
+        assert codes({"messages": [ASKED, REPLY], "tools": [tool]}) == ["SFT129"]
+
+
 def test_tools_in_any_other_turn_are_refused() -> None:
     result = normalise({"messages": [{**ASKED, "tools": [TOOL]}, REPLY]})
     assert isinstance(result, Rejection)
