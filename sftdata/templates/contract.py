@@ -301,11 +301,12 @@ _RETRIED = frozenset({"SFT302", "SFT308", "SFT316", "SFT319", "SFT405"})
 """Refusals that another way of handing the same message to the template may avoid."""
 
 
-def _tells(refusal: Rejection) -> tuple[bool, bool]:
-    """How much the refusal of one variant says beside another's: what is lost says more than that the template raises
-    when it is handed something else, and tools are missed only where every reply was found."""
+def _tells(refusal: Rejection) -> tuple[int, bool]:
+    """How much the refusal of one variant says beside another's: what is lost says more than that the content is not
+    printed in this form, and that more than that the template raises when it is handed something else; tools are missed
+    only where every reply was found."""
     last = refusal.findings[-1]
-    return last.code != "SFT302", last.pointer.startswith("/tools")
+    return {"SFT302": 0, "SFT319": 1}.get(last.code, 2), last.pointer.startswith("/tools")
 
 
 class Programs:

@@ -56,3 +56,11 @@ def test_what_is_lost_is_named_in_the_form_that_loses_least() -> None:
     outcome = unroll(over(body), {**call(), "tools": tools})
     assert isinstance(outcome, Rejection)
     assert (outcome.findings[-1].code, outcome.findings[-1].pointer) == ("SFT308", "/tools/0")
+
+
+def test_what_a_template_of_parts_loses_is_named_and_not_that_it_prints_no_plain_text() -> None:
+    body = "{% for part in m['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
+    turn = {"role": "assistant", "content": "A", "reasoning_content": "T"}
+    outcome = unroll(over(body), {"messages": [{"role": "user", "content": "Q"}, turn]})
+    assert isinstance(outcome, Rejection)
+    assert (outcome.findings[-1].code, "reasoning" in outcome.findings[-1].message) == ("SFT308", True)
