@@ -19,6 +19,7 @@ from sftdata.records import Finding
 
 __all__ = ["detect", "preference"]
 
+_DOCUMENTS = "If so: --input-format messages reads the turns alone. If not, write them into the prompt: none is served."
 _JOIN_IT = (
     "Join the turns of each conversation into one record of messages; "
     "--input-format text trains every turn as a text by itself."
@@ -55,6 +56,9 @@ def detect(record: dict[str, Any]) -> str | Finding:
                 return found
         if name == "messages" and _has_sharegpt_turns(turns):
             name = "sharegpt"
+        if "documents" in record and _are_documents(record["documents"]):
+            what = "`documents` beside the turns: are they in the prompt already?"
+            return Finding("SFT126", what, "/documents", _DOCUMENTS)
         if _ANSWERING.isdisjoint(record):
             return name
         return _answered_beside(record, column, turns[-1]) or name
@@ -80,6 +84,13 @@ def preference(record: dict[str, Any]) -> Finding | None:
     if isinstance(record.get("label"), bool) and not (_TURNS | _ANSWERING).isdisjoint(record):
         return Finding("SFT124", "an answer with a preference label", "/label")
     return None
+
+
+def _are_documents(value: Any) -> bool:
+    """Whether a column holds what transformers' templates take as `documents`: objects, each with a text."""
+    return isinstance(value, list) and any(
+        isinstance(one, dict) and not {"text", "content", "contents"}.isdisjoint(one) for one in value
+    )
 
 
 def _without_roles(column: str, turns: list[Any]) -> str | Finding | None:

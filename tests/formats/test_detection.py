@@ -45,6 +45,7 @@ GPT_TURNS = [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]
         ({"conversations": [{"user": "Q"}, {"assistant": "A"}]}, "pairs"),
         ({"messages": '[{"human": "Q", "assistant": "A"}]'}, "pairs"),
         ({"messages": TURNS, "answer": "A"}, "messages"),
+        ({"messages": TURNS, "documents": ["a.pdf"]}, "messages"),
         ({"messages": [TURNS[0], {"role": "assistant", "tool_calls": [{"name": "f"}]}], "answer": ""}, "messages"),
         ({"text": "T"}, "text"),
         ({"text": "T", "url": "u", "timestamp": 1, "label": True}, "text"),
@@ -77,6 +78,7 @@ def test_a_record_is_recognised_by_its_keys_and_shapes(record: Any, name: str) -
         ({"messages": TURNS, "label": False}, "SFT124"),
         ({"prompt": "Q", "completion": "A", "label": True}, "SFT124"),
         ({"messages": TURNS[:1], "answer": "A"}, "SFT126"),
+        ({"messages": TURNS, "documents": [{"title": "T", "text": "D"}]}, "SFT126"),
         ({"conversations": [*GPT_TURNS, GPT_TURNS[0]], "completion": "A"}, "SFT126"),
         ({"conversations": ["Q", "A"]}, "SFT102"),
         ({"text": "Q", "role": "prompter", "parent_id": None}, "SFT126"),
@@ -107,6 +109,7 @@ def test_a_label_that_is_no_thumb_is_only_an_unread_key() -> None:
         ({"messages": TURNS, "conversations": [GPT_TURNS[1]]}, "messages", ["Q", "A"]),
         ({"question": "Q", "context": "C", "answer": "A"}, "alpaca", ["Q\n\nC", "A"]),
         ({"messages": TURNS, "chosen": "a", "rejected": "b"}, "messages", ["Q", "A"]),
+        ({"messages": TURNS, "documents": [{"text": "D"}]}, "messages", ["Q", "A"]),
     ],
 )
 def test_naming_the_format_overrides_detection(record: Any, name: str, said: list[str]) -> None:
