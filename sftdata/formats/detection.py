@@ -19,7 +19,7 @@ from sftdata.records import Finding
 
 __all__ = ["detect", "preference"]
 
-_DOCUMENTS = "If so: --input-format messages reads the turns alone. If not, write them into the prompt: none is served."
+_DOCUMENTS = "If so: --input-format {} reads the turns alone. If not, write them into the prompt: none is served."
 _JOIN_IT = (
     "Join the turns of each conversation into one record of messages; "
     "--input-format text trains every turn as a text by itself."
@@ -58,7 +58,7 @@ def detect(record: dict[str, Any]) -> str | Finding:
             name = "sharegpt"
         if "documents" in record and _are_documents(record["documents"]):
             what = "`documents` beside the turns: are they in the prompt already?"
-            return Finding("SFT126", what, "/documents", _DOCUMENTS)
+            return Finding("SFT126", what, "/documents", _DOCUMENTS.format(name))
         if _ANSWERING.isdisjoint(record):
             return name
         return _answered_beside(record, column, turns[-1]) or name
