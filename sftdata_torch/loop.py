@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from sftdata.errors import ConfigError, describe
 from sftdata_torch.advice import rising, too_many_epochs
 from sftdata_torch.assemble import Data, Learner, held_out, join_processes, load_data, load_learner, stored_dtype
 from sftdata_torch.checkpoint import (
@@ -89,8 +90,8 @@ class Quiet:
 def train(settings: TrainSettings, *, watch: Watch | None = None) -> Outcome:
     """Run, or go on with, the training that `settings` describe; under torchrun, in all processes together.
 
-    Raises ConfigError, ShardError before the first step, and for a checkpoint of another run; NonFiniteError with the
-    records of the step; OutputError.
+    Raises ConfigError, ShardError before the first step, and for a checkpoint of another run; ConfigError where a GPU
+    has not enough memory; NonFiniteError with the records of the step; OutputError.
     """
     watch, out = watch or Quiet(), Path(settings.out)
     with join_processes() as device, noted_signals() as stop, claimed(out) if _rank() == 0 else nullcontext():
@@ -105,7 +106,14 @@ def train(settings: TrainSettings, *, watch: Watch | None = None) -> Outcome:
         run = _Run(settings, data, learner, watch, out)
         if checkpoint is not None and state is not None:
             run.resume(checkpoint, state)
-        return run.go(stop)
+        try:
+            return run.go(stop)
+        except torch.OutOfMemoryError as error:
+            what = f"the GPU has not enough memory: {str(error).partition('. ')[0]}"
+            raise ConfigError(describe(what, where=f"step {run.done + 1}", fix=_LESS_MEMORY)) from error
+
+
+_LESS_MEMORY = "Take --mode lean, a smaller --micro-batch-size or shorter bins; --plan says what each mode needs."
 
 
 class _Run:

@@ -133,6 +133,17 @@ def test_a_loss_that_is_not_finite_stops_with_the_records_and_leaves_the_checkpo
     assert latest_checkpoint(tmp_path / "out") is None
 
 
+def test_a_full_gpu_is_said_with_what_needs_less(tmp_path, monkeypatch):
+    def full(*given, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.28 GiB. GPU 0 has a total ...")
+
+    monkeypatch.setattr("sftdata_torch.loop.train_step", full)
+    with pytest.raises(
+        ConfigError, match=r"step 1: the GPU has not enough memory: CUDA out of memory\. Take --mode lean"
+    ):
+        train(settings(tmp_path))
+
+
 def test_held_out_losses_are_logged_and_a_rise_is_said_with_its_reason(tmp_path):
     watch = Killer()
     options = settings(tmp_path, eval_shards=str(tmp_path / "shards"), eval_every=1, epochs=4, learning_rate=0.05)
