@@ -19,6 +19,7 @@ import msgspec
 
 from sftdata.records import Conversation, Finding, Rejection, Span, TextExample
 from sftdata.templates.environment import Template, TemplateError
+from sftdata.templates.lint import read_arguments
 from sftdata.templates.messages import (
     VARIANTS,
     Chat,
@@ -37,6 +38,9 @@ from sftdata.templates.turns import ServingOptions, TurnReader
 
 __all__ = ["Contract", "ServingOptions", "Unrolled"]
 
+_UNDEFINED = re.compile(r"'(\w+)' is undefined")
+_SAID = 160
+"""Characters of a template's own words that a remedy quotes."""
 _PARTS = re.compile(r"\btext\b")
 """What a template that reads content as a list of parts cannot do without."""
 
@@ -138,7 +142,7 @@ class Contract:
                 return self._everything(reader, chat, findings)
             return self._chain(reader, conversation, chat, trained, findings)
         except TemplateError as error:
-            return Rejection((*findings, _template_finding(error)))
+            return Rejection((*findings, _template_finding(error, template)))
 
     def traced(self, conversation: Conversation) -> tuple[Unrolled | Rejection, TurnReader, list[Question]] | None:
         """The contract run on symbols, with what the template asked of the contents; None where nothing is learned.
@@ -372,8 +376,16 @@ def trained_turns(conversation: Conversation, train_on: str) -> tuple[list[int],
     return turns, notes
 
 
-def _template_finding(error: TemplateError) -> Finding:
-    return Finding(error.code, str(error))
+def _template_finding(error: TemplateError, template: Template) -> Finding:
+    """The finding for what a template raised: its words are the remedy, or the argument that it misses."""
+    missed = _UNDEFINED.match(error.detail)
+    if missed is not None and missed[1] in read_arguments(template):
+        return Finding(error.code, str(error), fix=f"Pass what the template reads: --template-arg {missed[1]}=VALUE.")
+    if error.code != "SFT302":
+        return Finding(error.code, str(error))
+    said = error.detail if len(error.detail) <= _SAID else f"{error.detail[:_SAID]}…"
+    fix = f"The template says: {said} Repair the record, or use a template that takes it."
+    return Finding(error.code, str(error), fix=fix)
 
 
 def _placed(finding: Finding, conversation: Conversation, turn: int) -> Finding:

@@ -64,3 +64,13 @@ def test_what_a_template_of_parts_loses_is_named_and_not_that_it_prints_no_plain
     outcome = unroll(over(body), {"messages": [{"role": "user", "content": "Q"}, turn]})
     assert isinstance(outcome, Rejection)
     assert (outcome.findings[-1].code, "reasoning" in outcome.findings[-1].message) == ("SFT308", True)
+
+
+def test_a_template_that_raises_is_quoted_in_the_remedy_and_a_missing_argument_is_named() -> None:
+    record = {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}
+    refused = unroll(over("{{ raise_exception('Only poems here.') }}"), record)
+    assert isinstance(refused, Rejection)
+    assert (refused.findings[-1].code, "Only poems here." in refused.findings[-1].fix) == ("SFT302", True)
+    refused = unroll(over("{{ verse + m.content }}"), record)
+    assert isinstance(refused, Rejection)
+    assert refused.findings[-1].fix == "Pass what the template reads: --template-arg verse=VALUE."
