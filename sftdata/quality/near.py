@@ -150,7 +150,7 @@ def _candidates(hashes: UInt64Array, label: npt.NDArray[np.int64]) -> Iterator[P
     for skip in range(_ROUNDS):
         within = pl.col("place").cum_count().over("bucket") - 1
         pairs = buckets.with_columns(
-            pl.col("place").get(skip, null_on_oob=True).over("bucket").alias("first"), within.alias("within")
+            pl.col("place").slice(skip, 1).first().over("bucket").alias("first"), within.alias("within")
         ).filter(pl.col("within") > skip)
         if pairs.is_empty():
             return

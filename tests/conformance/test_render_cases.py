@@ -62,7 +62,7 @@ CHATS: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]] | None]] = {
 
 
 def _trl_templates() -> dict[str, str]:
-    pytest.importorskip("trl")
+    pytest.importorskip("trl", reason="trl is not installed: it needs Python 3.11")
     folder = resources.files("trl").joinpath("chat_templates")
     return {
         entry.name: entry.read_text(encoding="utf-8") for entry in folder.iterdir() if entry.name.endswith(".jinja")

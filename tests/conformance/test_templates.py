@@ -10,7 +10,7 @@ from tests.conformance.harness import SHAPES, Bench, base_tokenizer, carried, fr
 from tests.conformance.masks import categories
 from tests.conformance.table import Row, row
 
-pytest.importorskip("trl")
+pytest.importorskip("trl", reason="trl is not installed: it needs Python 3.11")
 
 BASE = base_tokenizer()
 HARD = {

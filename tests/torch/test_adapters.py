@@ -14,7 +14,6 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast, TrainerCallback, TrainingArguments
-from trl import SFTConfig, SFTTrainer
 
 from sftdata.errors import ConfigError
 from sftdata_torch.accumulation import accumulate
@@ -29,6 +28,8 @@ from sftdata_torch.isolation import PackingLeakError
 from sftdata_torch.sampler import ElasticSampler
 from sftdata_torch.stream import PackedStream
 from tests.torch.packs import VOCAB, many, row, sealed, tiny
+
+TRL = pytest.importorskip("trl", reason="trl is not installed: it needs Python 3.11")
 
 BINS = [*many(4), row([9], seed=50, trained=0.0), row([3, 14, 2], seed=51)]
 ALL, MICRO = len(BINS), 2
@@ -116,7 +117,7 @@ def tokenizer():
 def trl_trainer(model, shards, folder, recorder=None, **settings):
     args = hf_args(
         folder,
-        SFTConfig,
+        TRL.SFTConfig,
         max_steps=1,
         gradient_accumulation_steps=ALL // MICRO,
         save_strategy="no",
@@ -125,7 +126,7 @@ def trl_trainer(model, shards, folder, recorder=None, **settings):
     dataset = load_dataset(
         "parquet", data_files=f"{shards}/train-*.parquet", split="train", cache_dir=str(folder / "cache")
     )
-    return SFTTrainer(model, args, train_dataset=dataset, processing_class=tokenizer(), optimizers=(recorder, None))
+    return TRL.SFTTrainer(model, args, train_dataset=dataset, processing_class=tokenizer(), optimizers=(recorder, None))
 
 
 RECIPES: dict[str, dict[str, Any]] = {

@@ -130,7 +130,7 @@ def test_eval_commands_score_a_model_and_put_two_side_by_side(lesson, tmp_path):
 
 
 def test_the_checkpoint_goes_on_to_preferences(lesson, tmp_path, monkeypatch):
-    pytest.importorskip("trl")
+    pytest.importorskip("trl", reason="trl is not installed: it needs Python 3.11")
     pairs = [{"prompt": f"Name {what}.", "chosen": "Blue.", "rejected": "Seven."} for what in ("a", "b", "c", "d")]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
     given = ["--model", lesson / "run" / "model", "--pairs", tmp_path / "pairs.jsonl", "--out", tmp_path / "dpo"]
@@ -141,7 +141,7 @@ def test_the_checkpoint_goes_on_to_preferences(lesson, tmp_path, monkeypatch):
 
 
 def test_gpu_benchmark_runs_to_its_table_on_the_cpu(monkeypatch, capsys):
-    pytest.importorskip("trl")
+    pytest.importorskip("trl", reason="trl is not installed: it needs Python 3.11")
     from benchmarks import gpu
 
     monkeypatch.setattr(sys, "argv", ["gpu", "--smoke"])

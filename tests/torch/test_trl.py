@@ -6,10 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
-from trl import SFTConfig
 
 from sftdata.errors import ConfigError
 from sftdata_torch.adapters.trl import check_trl_config
+
+SFTConfig = pytest.importorskip("trl", reason="trl is not installed: it needs Python 3.11").SFTConfig
 
 SKIP = {"dataset_kwargs": {"skip_prepare_dataset": True}}
 SAFE = [
