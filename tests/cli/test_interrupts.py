@@ -231,9 +231,14 @@ def test_a_reader_that_goes_away_ends_the_command_quietly(arguments: tuple[str, 
 @pytest.mark.parametrize("arguments", PRINTERS.values(), ids=PRINTERS)
 def test_a_closed_output_leads_nowhere(arguments: tuple[str, ...]) -> None:
     command = [sys.executable, "-m", "sftdata_cli", *arguments]
-    closed = lambda: (os.close(0), os.close(1))  # noqa: E731
     done = subprocess.run(
-        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False, preexec_fn=closed
+        command,
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        preexec_fn=lambda: os.closerange(0, 2),
     )
     assert (done.returncode, done.stderr) == (0, "")
 
