@@ -38,11 +38,10 @@ def claims(keys: AbstractSet[str]) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _plan(keys: tuple[str, ...]) -> tuple[str, str, str, frozenset[str]]:
-    """The columns read as instruction, input and output ("" where there is none), and the unread ones."""
-    instruction, given, output = (
-        next((key for key in names if key in keys), "") for names in (PROMPT_KEYS, INPUT_KEYS, OUTPUT_KEYS)
-    )
+def _plan(keys: tuple[str, ...]) -> tuple[str | None, str | None, str, frozenset[str]]:
+    """The columns read as instruction, input and output (None where there is none), and the unread ones."""
+    instruction, given = (next((key for key in names if key in keys), None) for names in (PROMPT_KEYS, INPUT_KEYS))
+    output = next(key for key in OUTPUT_KEYS if key in keys)
     return instruction, given, output, frozenset(keys) - CHAT_COLUMNS - {instruction, given, output, "history"}
 
 
@@ -54,16 +53,19 @@ def read(record: dict[str, Any]) -> Conversation | Rejection:
         return rules.reject(record, faults)
     tools = read_tools(record, faults)
     instruction_key, input_key, output_key, unread = _plan(tuple(record))
-    thought = reasoning_beside(record) if unread else ""
+    thought = reasoning_beside(record) if unread else None
     if unread:
         faults.ignore(unread - {thought})
-    instruction: str = record.get(instruction_key, "")
+    instruction: str = record[instruction_key] if instruction_key else ""
     given = _given(record.get(input_key), input_key, faults) if input_key else ""
     if given:
         prompt = f"{instruction}\n\n{given}" if instruction and not instruction.isspace() else given
     else:
         prompt = instruction
-    messages = [Message("user", prompt), reply(record[output_key], f"/{output_key}", faults, record.get(thought))]
+    messages = [
+        Message("user", prompt),
+        reply(record[output_key], f"/{output_key}", faults, record[thought] if thought else None),
+    ]
     pointers: tuple[str, ...] = (f"/{instruction_key or input_key}", f"/{output_key}")
     if record.get("history"):
         earlier, places = _history(record["history"], faults)

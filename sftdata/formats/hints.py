@@ -40,7 +40,7 @@ def how_to_read(record: dict[str, Any], asking: Collection[str], answering: Coll
     inside = _inside(record, texts)
     if inside or not texts:
         return inside or "Map its columns, such as --column prompt=ASKED --column completion=ANSWERED."
-    thought = next((key for key in texts if _THOUGHT.search(key)), "") if len(texts) > 2 else ""
+    thought = next((key for key in texts if _THOUGHT.search(key)), None) if len(texts) > 2 else None
     said = [key for key in texts if key != thought]
     if len(said) == 1:
         return f"If it is a text to train as it stands: {_column('text', said[0])}."
@@ -49,7 +49,7 @@ def how_to_read(record: dict[str, Any], asking: Collection[str], answering: Coll
         _column(field, name)
         for field, name in zip(fields, said if len(said) == 3 else (said[0], said[-1]), strict=True)
     ]
-    named += [_column("reasoning_content", thought)] if thought else []
+    named += [_column("reasoning_content", thought)] if thought is not None else []
     return f"Map its columns, such as {' '.join(named)}."
 
 

@@ -72,7 +72,7 @@ def _round(raw: dict[str, Any], where: str, faults: Faults) -> list[tuple[Messag
     found += [(Message("user", raw[key]), key) for key in asked[:1]]
     thought = reasoning_beside(raw)
     for key in answered[:1]:
-        message = reply(raw[key], f"{where}/{key}", faults, raw.get(thought))
+        message = reply(raw[key], f"{where}/{key}", faults, raw[thought] if thought else None)
         found.append((msgspec.structs.replace(message, trained=_trained(raw, where, faults)), key))
     faults.ignore(raw.keys() - _KNOWN - _SIDES - {thought})
     return found

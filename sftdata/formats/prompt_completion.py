@@ -49,7 +49,7 @@ def read(record: dict[str, Any]) -> Conversation | Rejection:
     prompt_key, completion_key, unread = _plan(tuple(record))
     tools = read_tools(record, faults, prompt_key if isinstance(record[prompt_key], list) else "")
     answer = record[completion_key]
-    thought = reasoning_beside(record) if unread and isinstance(answer, str) else ""
+    thought = reasoning_beside(record) if unread and isinstance(answer, str) else None
     if unread:
         faults.ignore(unread - {thought})
     prompt, asked = _prompt(record[prompt_key], f"/{prompt_key}", tools, faults)
@@ -57,7 +57,7 @@ def read(record: dict[str, Any]) -> Conversation | Rejection:
     completion: Sequence[Message]
     answered: Sequence[str]
     if isinstance(answer, str):
-        completion, answered = [reply(answer, place, faults, record.get(thought))], (place,)
+        completion, answered = [reply(answer, place, faults, record[thought] if thought else None)], (place,)
     else:
         completion, answered = read_turns(answer, place, tools, faults)
     return conclude("prompt-completion", record, [*prompt, *completion], (*asked, *answered), tools, faults)

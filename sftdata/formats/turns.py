@@ -91,8 +91,8 @@ def reply(content: str, where: str, faults: Faults, thought: str | None = None) 
     return Message("assistant", text, reasoning, inline=inline)
 
 
-def reasoning_beside(record: Mapping[str, Any]) -> str:
-    """The key that holds what was thought before the one answer of `record`; "" where none does.
+def reasoning_beside(record: Mapping[str, Any]) -> str | None:
+    """The key that holds what was thought before the one answer of `record`; None where none does.
 
     >>> reasoning_beside({"question": "Q", "reasoning": "R", "answer": "A"})
     'reasoning'
@@ -101,7 +101,7 @@ def reasoning_beside(record: Mapping[str, Any]) -> str:
         value = record.get(key)
         if isinstance(value, str) and value and not value.isspace():
             return key
-    return ""
+    return None
 
 
 def explain_turns(schema: Schema, record: dict[str, Any], keys: Iterable[str], faults: Faults) -> Rejection:

@@ -11,9 +11,12 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from sftdata.formats import FormatOptions, normalise
 from sftdata.records import Conversation, Rejection
+from tests.strategies import json_values
 
 ASKED = {"role": "user", "content": "Q"}
 REPLY = {"role": "assistant", "content": "A"}
@@ -140,3 +143,30 @@ def test_an_unreadable_record_without_texts_has_a_remedy_too() -> None:
     records: list[dict[str, Any]] = [{}, {"a": 1}, {"a": {"b": []}}, {"\x1b[31m": "T"}, {"prompt": "Q"}]
     for record in records:
         assert len(remedy(record)) < 200
+
+
+@given(st.dictionaries(st.text(max_size=3) | st.sampled_from(["thought", "chosen", "id"]), json_values(), max_size=5))
+@example({"": "a text"})
+def test_any_record_is_read_or_refused(record: dict[str, Any]) -> None:
+    """Whatever its keys are called: remedies are made of them."""
+    assert isinstance(normalise(record), (Conversation, Rejection))
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"prompt": "Q", "completion": "A"},
+        {"instruction": "Q", "output": "A"},
+        {"conversation": [{"input": "Q", "output": "A"}]},
+    ],
+)
+def test_a_column_without_a_name_is_not_taken_for_reasoning(record: dict[str, Any]) -> None:
+    plain = normalise(record)
+    named = {**record, "": "a note"}
+    for one in named.get("conversation", ()):
+        one[""] = "a note"
+    result = normalise(named)
+    assert isinstance(plain, Conversation)
+    assert isinstance(result, Conversation)
+    assert result.messages == plain.messages
+    assert [finding.code for finding in result.findings] == ["SFT116"]
