@@ -161,8 +161,8 @@ def _choice(*words: str) -> click.Choice[str]:
 def command(inputs: tuple[str, ...], config: str | None, output: str, quiet: bool, **flags: Any) -> int:
     """Turn raw chat records into packed, loss-masked Parquet shards.
 
-    INPUT is a file (JSON Lines, JSON, CSV, TSV, Parquet, Arrow; .gz, .bz2, .zst, .xz), a folder, a glob, an fsspec address,
-    hf:NAME[:SPLIT], or - for standard input.
+    INPUT is a file (JSON Lines, JSON, CSV, TSV, Parquet, Arrow; .gz, .bz2, .zst, .xz), a folder, a glob, an fsspec
+    address, hf:NAME[:SPLIT], or - for standard input.
     """
     from sftdata.config import build_config, read_yaml
     from sftdata_cli.interrupts import ending_cleanly

@@ -113,7 +113,7 @@ def _segment(index: int, batch: pa.RecordBatch) -> _Segment:
     except pa.ArrowInvalid as error:
         if "UTF8" not in str(error):
             raise
-    return _Segment(index, batch.num_rows, batch.nbytes, lambda: iter((batch,)))
+    return _Segment(index, batch.num_rows, batch.get_total_buffer_size(), lambda: iter((batch,)))
 
 
 def copy_path(spool: Path, item: Input) -> Path:
