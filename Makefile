@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint types unit props bench torture fuzz conformance clean
+.PHONY: demo test lint types unit props lowest bench torture fuzz conformance clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -47,6 +47,15 @@ unit: $(VENV)/.dev
 props: $(VENV)/.dev
 	PYTHONHASHSEED=0 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 -m hypothesis --hypothesis-profile=explore
 
+# the core with the oldest releases that it allows, in an environment of its own; needs Python 3.12 at most
+lowest:
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-lowest.txt \
+		--editable '.[fast,qa]' hypothesis pytest pytest-xdist
+	PYTHONHASHSEED=0 TOKENIZERS_PARALLELISM=false $(VENV)-lowest/bin/python -m pytest -n 2 --dist loadgroup \
+		tests/packing tests/shards tests/formats tests/sources tests/templates tests/tokenizers tests/cli tests/quality \
+		tests/checks tests/pipeline tests/test_config.py tests/test_rules.py
+
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.run
 
@@ -61,4 +70,4 @@ conformance: $(VENV)/.dev
 	$(BIN)/python -m tests.conformance.mutations
 
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-lowest demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

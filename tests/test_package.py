@@ -8,9 +8,13 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 HELP = (
@@ -99,3 +103,17 @@ def test_the_wheel_works_in_a_folder_of_its_own(wheel: Path, tmp_path: Path) -> 
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     subprocess.run([sys.executable, "-c", script, str(tmp_path / "site")], check=True, cwd=tmp_path, env=environment)
+
+
+def test_the_oldest_releases_that_are_tried_are_those_that_are_allowed() -> None:
+    """`make lowest` runs with the pins; bounds that nobody runs with are not true for long."""
+    allowed = {}
+    for text in requires("sftdata") or ():
+        requirement = Requirement(text)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": "qa"}):
+            [bound] = requirement.specifier
+            assert bound.operator == ">="
+            allowed[canonicalize_name(requirement.name)] = Version(bound.version)
+    lines = (ROOT / "constraints-lowest.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line.split("==") for line in lines if not line.startswith("#")]
+    assert {canonicalize_name(name): Version(version) for name, version in pins} == allowed

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import PreTrainedTokenizerFast
 
 from sftdata.templates.builtin import BUILTIN
 from sftdata.templates.shapes import SHAPES
 from sftdata.tokenizers import load_files
 from sftdata_cli.main import main
+
+PreTrainedTokenizerFast = pytest.importorskip(
+    "transformers", reason="transformers is not installed"
+).PreTrainedTokenizerFast
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -13,13 +13,16 @@ from typing import Any
 import pytest
 from tokenizers import AddedToken, processors
 from tokenizers import Tokenizer as NativeTokenizer
-from transformers import PreTrainedTokenizerFast
 
 from sftdata.templates.builtin import BUILTIN
 from sftdata.templates.shapes import SHAPES
 from sftdata.tokenizers import load_files
 from sftdata_cli.main import main
 from tests.local_servers import Answer, Trouble, llama_cpp, serving, trickling, vllm
+
+PreTrainedTokenizerFast = pytest.importorskip(
+    "transformers", reason="transformers is not installed"
+).PreTrainedTokenizerFast
 
 Run = Callable[..., tuple[int, str, str]]
 DIALECTS = {"vllm": vllm, "llama.cpp": llama_cpp}
@@ -42,7 +45,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return call
 
 
-def served(template: str = "chatml", native: NativeTokenizer | None = None) -> PreTrainedTokenizerFast:
+def served(template: str = "chatml", native: NativeTokenizer | None = None) -> Any:
     """transformers' tokenizer over the carried vocabulary, with a carried template."""
     native = native or NativeTokenizer.from_str(load_files("builtin").tokenizer_json)
     source = BUILTIN[template].source()
@@ -109,7 +112,7 @@ def test_arguments_of_a_record_are_sent_over_those_of_the_command(run: Run, tmp_
         assert run(url, *flags)[0] == 0
 
 
-def with_bos(tmp_path: Path) -> tuple[Path, PreTrainedTokenizerFast]:
+def with_bos(tmp_path: Path) -> tuple[Path, Any]:
     """A tokenizer that adds a BOS by itself, under a template that prints it too: as Llama 2 and Mistral have it."""
     native = NativeTokenizer.from_str(load_files("builtin").tokenizer_json)
     native.add_special_tokens([AddedToken("<s>", special=True), AddedToken("</s>", special=True)])

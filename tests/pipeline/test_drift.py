@@ -11,7 +11,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from transformers import AutoTokenizer
 
 import sftdata
 from sftdata.errors import ConfigError, ShardError
@@ -19,6 +18,8 @@ from sftdata.pipeline.drift import drift
 from sftdata.shards import dump_manifest, folder_drift, read_manifest, refuse_drift, verify
 from sftdata.templates.builtin import BUILTIN
 from sftdata_cli.main import main
+
+AutoTokenizer = pytest.importorskip("transformers", reason="transformers is not installed").AutoTokenizer
 
 
 @pytest.fixture(scope="module")

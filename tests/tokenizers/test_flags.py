@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
 
 from sftdata.tokenizers import ReferenceEngine, load_files, load_vocabulary
 from tests.tokenizers.zoo import STRIPPING, made
+
+AutoTokenizer = pytest.importorskip("transformers", reason="transformers is not installed").AutoTokenizer
 
 TEXT = "a </s> b\n<s> c <|im_end|> d <think> x [INST]y"
 FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
