@@ -54,7 +54,8 @@ lowest:
 		--editable '.[fast,qa]' hypothesis pytest pytest-xdist
 	PYTHONHASHSEED=0 TOKENIZERS_PARALLELISM=false $(VENV)-lowest/bin/python -m pytest -n 2 --dist loadgroup \
 		tests/packing tests/shards tests/formats tests/sources tests/templates tests/tokenizers tests/cli tests/quality \
-		tests/checks tests/pipeline tests/test_config.py tests/test_rules.py
+		tests/checks tests/pipeline tests/test_config.py tests/test_rules.py \
+		--ignore tests/cli/test_serve_check.py  # compares with transformers, whose releases need newer ones
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.run
