@@ -8,6 +8,7 @@ product but the record types. It is slow on purpose: every prompt is rendered an
 from __future__ import annotations
 
 import datetime
+import inspect
 import itertools
 import json
 import re
@@ -41,6 +42,11 @@ THOUGHTS = (
     ("<|think:start|>", "<|think:end|>"),
     ("<|start_think|>", "<|end_think|>"),
 )
+
+
+_ENCODE: Any = chat_template_utils.encode_marked_chat
+_FINDS_MARKS = "markers_re" not in inspect.signature(_ENCODE).parameters
+"""transformers of Python 3.10 has to be told what the marks look like."""
 
 
 class Unservable(Exception):
@@ -198,14 +204,14 @@ class Judge:
     def _sanitised_by_role(self, messages: Sequence[Mapping[str, Any]], tools: Any) -> list[int]:
         """The same, but tags that a model emits (`<think>`, `<tool_call>`) stay tokens in the assistant's turns."""
         hard, _ = chat_template_utils._get_control_token_patterns(self._special)
-        soft, _ = chat_template_utils._get_control_token_patterns((*self._special, *self._tags))
+        soft, marks = chat_template_utils._get_control_token_patterns((*self._special, *self._tags))
         marked = [
             chat_template_utils.mark_control_tokens(one, hard if one["role"] == "assistant" else soft)
             for one in messages
         ]
         text = self.text(marked, chat_template_utils.mark_control_tokens(tools, soft), prompt=True)
         try:
-            return list(chat_template_utils.encode_marked_chat(self.tokenizer, text))
+            return list(_ENCODE(self.tokenizer, text, *(() if _FINDS_MARKS else (marks,))))
         except ValueError as error:
             raise Unservable(str(error)) from error
 
