@@ -32,6 +32,9 @@ from sftdata.tokenizers.engines import EngineMismatch
 
 __all__ = ["Opened", "Progress", "kept_for_resume", "make_plan", "opened", "prepare", "run_prepare"]
 
+_MUCH = 1 << 20
+"""Bytes of decoded inputs from which on the user is told that they take room on the disk."""
+
 
 class Progress(Protocol):
     """What a run tells while it works."""
@@ -125,7 +128,7 @@ def opened(config: PrepareConfig, told: Progress, *, unit_bytes: int | None = No
         elif state == "sealed":
             _refuse_other_dataset(folder, plan, serving)
         decoded = folder.decoded()
-        if decoded and state != "sealed":
+        if decoded >= _MUCH and state != "sealed":
             told.note(f"{decoded / (1 << 20):,.1f} MiB of decoded inputs lie in {folder.scratch} until all is sealed")
         with kept_for_resume(folder):
             yield Opened(folder, plan, serving, state == "sealed")

@@ -173,7 +173,7 @@ def print_findings(console: Any, report: dict[str, Any]) -> None:
     for code, one in rows:
         colour = colours[one["severity"]]
         console.print(f"  [{colour}]{code}[/] {one['name']:<28} {one['count']:>9,}  ", end="")
-        told = " | ".join(one.get("fixes", [one["remedy"]]))
+        told = " | ".join(fix[:1].upper() + fix[1:] for fix in one.get("fixes", [one["remedy"]]))
         console.print(clean(told), style="dim", markup=False)
     for note in report.get("notes", []):
         console.print(f"  note      {note}", style="dim", markup=False)

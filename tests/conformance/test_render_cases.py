@@ -84,7 +84,8 @@ def _outcome(render: Any, **variables: Any) -> str | None:
 
 
 def _differences(name: str, source: str) -> Iterator[str]:
-    oracle = pytest.importorskip("transformers.utils.chat_template_utils")._compile_jinja_template(source)
+    utils = pytest.importorskip("transformers.utils.chat_template_utils", reason="transformers is not installed")
+    oracle = utils._compile_jinja_template(source)
     ours = compile_template(source, name=name, special_tokens=TOKENS, clock=datetime.date.today())  # noqa: DTZ011
     for shape, (chat, tools) in CHATS.items():
         for prompt in (False, True):

@@ -13,7 +13,7 @@ from sftdata.pipeline.seal import Outcome
 from sftdata.tokenizers.engines import Encoded, FastEngine
 from tests.pipeline.runs import chat, contents, go, parts, write_lines
 
-pytest.importorskip("fastokens")
+pytest.importorskip("fastokens", reason="the extra [fast] is not installed")
 
 
 def wrong_about(word: str, monkeypatch: pytest.MonkeyPatch) -> None:

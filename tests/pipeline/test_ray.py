@@ -22,7 +22,7 @@ from tests.pipeline.runs import ROOT, chat, child, contents, go, parts, until, w
 from tests.pipeline.test_faults import killers
 from tests.pipeline.test_resume_steps import config
 
-pytest.importorskip("ray")
+pytest.importorskip("ray", reason="the extra [ray] is not installed")
 __all__ = ["killers"]
 pytestmark = pytest.mark.xdist_group("ray")
 

@@ -204,9 +204,9 @@ class Flaky:
 @pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Flaky]:
     """A bucket of a local S3 server that can be made flaky."""
-    pytest.importorskip("s3fs")
-    server_module = pytest.importorskip("moto.server")
-    serving = pytest.importorskip("werkzeug.serving")
+    pytest.importorskip("s3fs", reason="s3fs is not installed")
+    server_module = pytest.importorskip("moto.server", reason="moto is not installed")
+    serving = pytest.importorskip("werkzeug.serving", reason="werkzeug is not installed: moto brings it")
     logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
     flaky = Flaky(server_module.DomainDispatcherApplication(server_module.create_backend_app))
     server = serving.make_server("127.0.0.1", 0, flaky, threaded=True)

@@ -235,6 +235,7 @@ def test_progress_counts_every_record_that_is_left_to_do_once(
     inputs[2] = packed
     unsealed(inputs, out, monkeypatch)
     (out / ".work" / "unit-00001.json").unlink()
+    monkeypatch.setattr("sftdata.pipeline.run._MUCH", 1)
     told = Told()
     paths = tuple(map(str, inputs))
     options = {"tokenizer": "builtin", "template": "chatml", "max_length": 256, "clock": "2026-01-01"}

@@ -206,7 +206,7 @@ def test_arrange_lays_whole_examples_out_in_the_order_of_the_bins() -> None:
 
 def test_load_dataset_takes_the_files_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    datasets = pytest.importorskip("datasets")
+    datasets = pytest.importorskip("datasets", reason="the extra [hub] is not installed")
     seal(tmp_path / "out")
     loaded = datasets.load_dataset(
         "parquet", data_files=f"{tmp_path}/out/train-*.parquet", split="train", cache_dir=str(tmp_path / "cache")

@@ -111,7 +111,7 @@ def test_undecodable_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_sources_and_choice_are_those_of_transformers(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     carried = Path(__file__).parents[2] / "sftdata" / "tokenizers" / "builtin"
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((carried / name).read_bytes())

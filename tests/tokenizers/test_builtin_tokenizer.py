@@ -68,7 +68,7 @@ def test_awkward_text_comes_back(text: str) -> None:
 
 
 def test_transformers_loads_the_folder_with_the_same_ids() -> None:
-    transformers = pytest.importorskip("transformers")
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     loaded = transformers.AutoTokenizer.from_pretrained(str(FOLDER))
     chat = [{"role": "user", "content": "Hello there, 你好."}]
     text = loaded.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)

@@ -62,7 +62,7 @@ def test_optimizer_goes_on_as_if_it_had_never_been_saved(tmp_path, release):
 
 
 def test_eight_bit_states_are_saved_and_go_on_bit_for_bit(tmp_path):
-    pytest.importorskip("bitsandbytes")
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
     options = {"optimizer": "adamw8bit", "model": str(model_folder(tmp_path / "wide", hidden_size=128))}
     whole = train(settings(tmp_path, "whole", **options))
     train(settings(tmp_path, "cut", save_every=2, **options), watch=Killer(after=3))

@@ -73,7 +73,7 @@ def test_rows_and_page_hold_every_prompt_with_both_replies(task, tmp_path):
 
 
 def test_an_adapter_is_compared_with_its_own_base_in_one_model(task, tmp_path):
-    peft = pytest.importorskip("peft")
+    peft = pytest.importorskip("peft", reason="peft is not installed")
     causal("llama").save_pretrained(tmp_path / "base")
     adapted = peft.get_peft_model(
         load_model(str(tmp_path / "base"), CPU),

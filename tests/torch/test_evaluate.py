@@ -141,7 +141,7 @@ def test_what_a_model_prefers_when_it_generates_does_not_change_how_it_is_compar
 
     model = causal("llama")
     if adapted:
-        peft = pytest.importorskip("peft")
+        peft = pytest.importorskip("peft", reason="peft is not installed")
         model = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM"))
     prompts, greedy = [Prompt(0, np.array([5, 6, 7]), np.array([1]))], Sampling(12, temperature=0)
     expected = generate_replies(model, prompts, [1], greedy)
@@ -176,7 +176,7 @@ def test_words_keep_marks_and_split_chinese():
 
 
 def test_rouge_agrees_with_rouge_score_on_plain_english():
-    rouge_scorer = pytest.importorskip("rouge_score.rouge_scorer")
+    rouge_scorer = pytest.importorskip("rouge_score.rouge_scorer", reason="rouge-score is not installed")
     scorer = rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL"])
     pairs = [
         ("the cat sat on the mat", "the cat lay on a mat"),

@@ -114,7 +114,7 @@ def test_logits_that_are_anything_else_are_refused():
 
 
 def test_adapted_head_is_refused_and_an_adapted_body_is_not():
-    peft = pytest.importorskip("peft")
+    peft = pytest.importorskip("peft", reason="peft is not installed")
     settings = {"r": 2, "lora_alpha": 4, "task_type": "CAUSAL_LM"}
     body = peft.get_peft_model(causal("llama"), peft.LoraConfig(target_modules=["q_proj", "down_proj"], **settings))
     assert_head_is_whole(body, BATCH)

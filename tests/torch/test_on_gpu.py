@@ -95,9 +95,9 @@ MODES = {
 @pytest.mark.parametrize("name", MODES)
 def test_a_run_is_stopped_resumed_saved_evaluated_and_generates(tmp_path, name):
     if name == "24-bit masters":
-        pytest.importorskip("flashoptim")
+        pytest.importorskip("flashoptim", reason="flashoptim is not installed")
     if name == "adapters":
-        pytest.importorskip("peft")
+        pytest.importorskip("peft", reason="peft is not installed")
     model = model_folder(tmp_path / "model", "qwen2", **SIZES)
     shards = sealed(tmp_path / "set", many(10), eval=many(4, seed=7))
     options = {"model": str(model), "shards": str(shards), "eval_shards": str(shards), "workers": 1, **MODES[name]}

@@ -146,7 +146,7 @@ def test_known_model_needs_what_is_known_of_it():
 
 
 def test_adapters_are_counted_as_peft_makes_them():
-    peft = pytest.importorskip("peft")
+    peft = pytest.importorskip("peft", reason="peft is not installed")
     model = causal("llama", num_key_value_heads=2)
     size = size_of(model, model.config)
     adapted = peft.get_peft_model(model, peft.LoraConfig(r=3, target_modules="all-linear", task_type="CAUSAL_LM"))

@@ -66,7 +66,7 @@ def test_a_step_of_trainer_is_a_step_of_ours(tmp_path):
 
 def test_a_step_of_trl_is_a_step_of_ours(tmp_path):
     trl = pytest.importorskip("trl", reason="trl is not installed: it needs Python 3.11")
-    datasets = pytest.importorskip("datasets")
+    datasets = pytest.importorskip("datasets", reason="datasets is not installed")
     rows = many(4)
     listed = [{name: np.asarray(value).tolist() for name, value in row.items()} for row in rows]
     config = trl.SFTConfig(
